@@ -1,0 +1,96 @@
+"""Files that survive a crash: written under a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from prepipe.errors import StorageError
+
+__all__ = ["PARTIAL_SUFFIX", "atomic_path", "atomic_write", "storage_errors", "sync_directory"]
+
+PARTIAL_SUFFIX = ".part"
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a `StorageError` that names `path` and says what to do.
+
+    Raises
+    ------
+    StorageError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(_advice(path, error)) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success sync it and rename it to `path`.
+
+    For libraries that insist on opening a file by name. On failure nothing is left behind.
+
+    Parameters
+    ----------
+    path : Path
+        Final name. Its directory is made if needed.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the directory cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(path)
+            sync_directory(path.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing bytes; it appears whole under its name, or not at all.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the directory cannot be written.
+    """
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        yield stream
+        stream.flush()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _advice(path: Path, error: OSError) -> str:
+    remedies = {
+        errno.ENOSPC: "free some space, then it goes on by itself",
+        errno.EDQUOT: "the quota is used up: free some space, then it goes on by itself",
+        errno.EACCES: "give this user the permission to read and write there",
+        errno.EROFS: "the file system is mounted read-only",
+        errno.ENOENT: "it vanished while in use",
+    }
+    reason = error.strerror or str(error)
+    remedy = remedies.get(error.errno or 0, "see the system's log")
+    return f"{path}: {reason}; {remedy}"
