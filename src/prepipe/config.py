@@ -1,0 +1,258 @@
+"""`Site`: everything a site may set, read from ``prepipe.toml``.
+
+Every field has a default that works on one machine, a unit in its name or
+description, and the description itself is what ``prepipe init`` writes beside it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prepipe.errors import ConfigError
+
+__all__ = [
+    "Calibration",
+    "Cluster",
+    "Limits",
+    "Link",
+    "Method",
+    "Pack",
+    "Push",
+    "Site",
+    "Telescope",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(StrEnum):
+    """In what order, and how many at a time, exposures leave the telescope."""
+
+    BATCH = "batch"
+    SERIAL = "serial"
+    PARALLEL = "parallel"
+    LIST = "list"
+    END_OF_NIGHT = "end-of-night"
+
+
+class Telescope(_Section):
+    """The telescope's end: where raw exposures appear."""
+
+    raw: Path = Field(Path("raw"), description="directory the instrument writes raw exposures to")
+    work: Path = Field(
+        Path("telescope"), description="prepipe's own directory here: journal, packets under way"
+    )
+    pattern: str = Field("*.fits*", description="which files there are exposures")
+    poll_s: float = Field(1.0, gt=0, description="seconds between two looks at the directory")
+    give_up_s: float = Field(
+        120.0, ge=0, description="a file that stays incomplete this long is quarantined"
+    )
+
+
+class Pack(_Section):
+    """How a CCD's pixels become a packet."""
+
+    codec: str = Field("jpeg2000", description="none (bit-exact), rice (lossless) or jpeg2000")
+    ratio: float | None = Field(
+        None, gt=1, description="jpeg2000: aim at this compression ratio (10 when qstep is unset)"
+    )
+    qstep: float | None = Field(
+        None, gt=0, description="jpeg2000: or this quantiser step, as a fraction of 65536 ADU"
+    )
+    workers: int = Field(2, ge=1, description="CCDs packed and sent at the same time")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Pack:
+        if self.ratio is not None and self.qstep is not None:
+            raise ValueError("set ratio or qstep, not both")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the codec is told: the one target that is set."""
+        if self.codec != "jpeg2000":
+            return {}
+        if self.qstep is not None:
+            return {"qstep": self.qstep}
+        return {"ratio": self.ratio if self.ratio is not None else 10.0}
+
+
+class Link(_Section):
+    """How packets cross."""
+
+    kind: Literal["local", "ssh"] = Field(
+        "local", description="local (another directory of this machine) or ssh"
+    )
+    landing: Path = Field(Path("landing"), description="landing directory at the far end")
+    host: str = Field("", description="ssh: host name, or an alias of ~/.ssh/config")
+    user: str = Field("", description="ssh: user there; empty leaves it to ~/.ssh/config")
+    port: int | None = Field(None, gt=0, lt=65536, description="ssh: port, if not the usual one")
+    options: tuple[str, ...] = Field(
+        (), description='ssh: further options, each one word, such as "-oProxyJump=gate"'
+    )
+    timeout_s: float = Field(
+        60.0, gt=0, description="ssh: a packet without progress this long is tried again"
+    )
+
+    @model_validator(mode="after")
+    def _host_given(self) -> Link:
+        if self.kind == "ssh" and not self.host:
+            raise ValueError("an ssh link needs a host")
+        if self.host.startswith("-") or self.user.startswith("-"):
+            raise ValueError("host and user must not begin with a dash")
+        return self
+
+
+class Push(_Section):
+    """In what order exposures leave."""
+
+    method: Method = Field(
+        Method.BATCH, description="batch, serial, parallel, list or end-of-night"
+    )
+    batch: int = Field(4, ge=1, description="batch: this many newest exposures at a time")
+    exposures: tuple[int, ...] = Field((), description="list: exposure numbers, in this order")
+    exp_min: int = Field(0, ge=0, description="end-of-night: nothing below this exposure number")
+    tries: int = Field(5, ge=1, description="a CCD that failed this often is quarantined")
+
+
+class Cluster(_Section):
+    """The cluster's end: where packets land and CCDs are calibrated."""
+
+    landing: Path = Field(Path("landing"), description="directory that packets land in")
+    work: Path = Field(
+        Path("cluster"), description="prepipe's own directory here: journal, packets"
+    )
+    products: Path = Field(
+        Path("cluster/products"),
+        description="calibrated CCDs: utYYMMDD/CCD/FIELD.F.utYYMMDD.EXPNUM_CCD",
+    )
+    calibrations: Path = Field(
+        Path("cluster/calibrations"), description="master biases and dome flats"
+    )
+    workers: int = Field(2, ge=1, description="CCDs calibrated at the same time")
+    poll_s: float = Field(
+        1.0, gt=0, description="seconds between two looks at the landing directory"
+    )
+    tries: int = Field(3, ge=1, description="a CCD that failed this often is quarantined")
+
+
+class Calibration(_Section):
+    """How a CCD is calibrated."""
+
+    engine: Literal["builtin"] = Field("builtin", description="what reduces a CCD")
+    reference: Path | None = Field(
+        None, description="star catalogue: FITS, CSV or Parquet with ra, dec and a magnitude"
+    )
+    columns: dict[str, str] = Field(
+        {}, description='its columns, where not recognised: {ra = "RA_J2000", mag = "rmag"}'
+    )
+    search_arcsec: float = Field(75.0, gt=0, description="largest pointing error looked for")
+    detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
+    seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
+    days: int = Field(30, ge=0, description="masters further away in time than this are not used")
+
+
+class Limits(_Section):
+    """A CCD is green below the first figure, yellow below the second, orange below the third."""
+
+    seeing_arcsec: tuple[float, float, float] = Field(
+        (1.5, 2.0, 3.0), description="seeing, FWHM in arcsec"
+    )
+    wcs_rms_mas: tuple[float, float, float] = Field(
+        (100.0, 200.0, 350.0), description="astrometric residual, milli-arcsec"
+    )
+    zero_point_scatter: tuple[float, float, float] = Field(
+        (0.08, 0.15, 0.3), description="scatter of the zero point's stars, mag"
+    )
+    ellipticity: tuple[float, float, float] = Field(
+        (0.15, 0.25, 0.4), description="ellipticity of the stars"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Limits:
+        for name, limits in self:
+            if list(limits) != sorted(limits):
+                raise ValueError(f"{name}: the three limits must ascend")
+        return self
+
+
+class Site(_Section):
+    """All settings of one site.
+
+    Relative paths are taken from the directory of the file they were read from.
+    """
+
+    name: str = Field("my site", description="shown in reports")
+    camera: str = Field("decam", description="decam, or a .toml file that describes a camera")
+    telescope: Telescope = Telescope()
+    pack: Pack = Pack()
+    link: Link = Link()
+    push: Push = Push()
+    cluster: Cluster = Cluster()
+    calibration: Calibration = Calibration()
+    limits: dict[str, Limits] = Field(
+        {"default": Limits()}, description="by band, e.g. [limits.g]; default for the others"
+    )
+
+    def limits_for(self, band: str) -> Limits:
+        """Limits of the grades of a band."""
+        return self.limits.get(band) or self.limits.get("default") or Limits()
+
+    @classmethod
+    def read(cls, path: Path) -> Site:
+        """Read a ``prepipe.toml``.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing, is not TOML, or a setting is unknown or wrong.
+        """
+        try:
+            settings = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no configuration at {path}: write one with `prepipe init`"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        try:
+            return cls.model_validate(settings).anchored(path.resolve().parent)
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {_first_fault(error)}") from error
+
+    def anchored(self, directory: Path) -> Site:
+        """The same site with every relative path taken from `directory`."""
+
+        def anchor(section: _Section) -> dict[str, object]:
+            return {
+                name: directory / value.expanduser()
+                for name, value in section
+                if isinstance(value, Path)
+            }
+
+        sections: dict[str, object] = {}
+        for name in ("telescope", "cluster", "calibration"):
+            section = getattr(self, name)
+            sections[name] = section.model_copy(update=anchor(section))
+        if self.link.kind == "local":
+            sections["link"] = self.link.model_copy(update=anchor(self.link))
+        if self.camera.endswith(".toml"):
+            sections["camera"] = str(directory / Path(self.camera).expanduser())
+        return self.model_copy(update=sections)
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "settings"
+    if fault["type"] == "extra_forbidden":
+        return f"there is no setting {where!r}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
