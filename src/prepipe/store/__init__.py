@@ -1,0 +1,6 @@
+"""What each end remembers: tables and queries; SQLite by default, any SQLAlchemy URL otherwise."""
+
+from prepipe.store.journal import Journal
+from prepipe.store.rows import CcdKey, CcdRow, FileRow, MasterRow
+
+__all__ = ["CcdKey", "CcdRow", "FileRow", "Journal", "MasterRow"]

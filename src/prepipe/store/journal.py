@@ -1,0 +1,416 @@
+"""`Journal`: one end's memory of every exposure and CCD, safe against kill -9.
+
+Each change is one short transaction that writes the CCD's row and an event
+together, so that after a crash the row says where the CCD really is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from prepipe.errors import DuplicateError
+from prepipe.model import Ccd, Exposure, Grade, Kind, Night, Reduction, Stage
+from prepipe.store import tables
+from prepipe.store.database import open_engine, plain_errors
+from prepipe.store.rows import CcdKey, CcdRow, FileRow, MasterRow, ccd_row, joined
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The journal of one end.
+
+    Parameters
+    ----------
+    where : Path or str
+        A SQLite file, made if missing, or a database URL.
+
+    Raises
+    ------
+    ConfigError
+        If `where` is no usable URL.
+    StorageError
+        If the database cannot be opened or written.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._engine = open_engine(where)
+        with self._transaction() as connection:
+            tables.metadata.create_all(connection)
+
+    def close(self) -> None:
+        """Release the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with plain_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        engine = self._engine.execution_options(reads_only=True)
+        with plain_errors(), engine.begin() as connection:
+            yield connection
+
+    def _upsert(self, table: Any) -> Any:
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+    def add_exposure(
+        self,
+        exposure: Exposure,
+        ccds: Sequence[Ccd],
+        *,
+        stage: Stage = Stage.FOUND,
+        path: Path | None = None,
+        size: int = 0,
+        checksum: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> list[CcdKey]:
+        """Remember an exposure and those of its CCDs that are not known yet.
+
+        Parameters
+        ----------
+        exposure : Exposure
+        ccds : sequence of Ccd
+        stage : Stage
+            Stage the new CCDs have reached.
+        path, size, checksum
+            The raw file, where this end has one.
+        facts : mapping, optional
+            Further columns of the new CCDs' rows.
+
+        Returns
+        -------
+        list of CcdKey
+            The CCDs that were new.
+
+        Raises
+        ------
+        DuplicateError
+            If another raw file with other content bears the same number.
+        """
+        now = time.time()
+        fresh = []
+        with self._transaction() as connection:
+            row_id = self._exposure_row(connection, exposure, path, size, checksum)
+            for ccd in ccds:
+                values = {
+                    "exposure_id": row_id,
+                    "number": ccd.number,
+                    "name": ccd.name,
+                    "stage": stage.value,
+                    "found_at": now,
+                    "seconds": {},
+                    **(facts or {}),
+                }
+                if stage is not Stage.FOUND:
+                    values[f"{stage.value}_at"] = now
+                statement = self._upsert(tables.ccds).values(values).on_conflict_do_nothing()
+                if connection.execute(statement).rowcount == 1:
+                    key = CcdKey(exposure.camera, exposure.number, ccd.number)
+                    fresh.append(key)
+                    _note(connection, key, stage, "done")
+        return fresh
+
+    def _exposure_row(
+        self,
+        connection: Connection,
+        exposure: Exposure,
+        path: Path | None,
+        size: int,
+        checksum: str,
+    ) -> int:
+        table = tables.exposures
+        same = (table.c.camera == exposure.camera) & (table.c.number == exposure.number)
+        values = {
+            "camera": exposure.camera,
+            "number": exposure.number,
+            "kind": exposure.kind.value,
+            "field": exposure.field,
+            "band": exposure.band,
+            "start": exposure.start.timestamp(),
+            "exposure_s": exposure.exposure_s,
+            "night": str(exposure.night),
+            "path": str(path or ""),
+            "bytes": size,
+            "checksum": checksum,
+        }
+        connection.execute(self._upsert(table).values(values).on_conflict_do_nothing())
+        known = connection.execute(select(table).where(same)).one()
+        if checksum and known.checksum and known.checksum != checksum:
+            raise DuplicateError(
+                f"{path}: exposure {exposure.number} is already known from {known.path} with other "
+                "content; check which one is right and remove the other"
+            )
+        row_id: int = known.id
+        return row_id
+
+    def rows(
+        self,
+        *stages: Stage,
+        exposure: int | None = None,
+        ccd: int | None = None,
+        night: Night | None = None,
+    ) -> list[CcdRow]:
+        """CCDs at any of `stages` (all if none is given), newest exposure first."""
+        query = joined()
+        if stages:
+            query = query.where(tables.ccds.c.stage.in_([stage.value for stage in stages]))
+        if exposure is not None:
+            query = query.where(tables.exposures.c.number == exposure)
+        if ccd is not None:
+            query = query.where(tables.ccds.c.number == ccd)
+        if night is not None:
+            query = query.where(tables.exposures.c.night == str(night))
+        with self._reading() as connection:
+            return [ccd_row(found) for found in connection.execute(query)]
+
+    def row(self, key: CcdKey) -> CcdRow | None:
+        """One CCD, or None if it is not known."""
+        query = joined().where(
+            (tables.exposures.c.camera == key.camera)
+            & (tables.exposures.c.number == key.exposure)
+            & (tables.ccds.c.number == key.ccd)
+        )
+        with self._reading() as connection:
+            found = connection.execute(query).one_or_none()
+            return None if found is None else ccd_row(found)
+
+    def begin(self, key: CcdKey, stage: Stage) -> None:
+        """Note that work towards `stage` has begun."""
+        with self._transaction() as connection:
+            _note(connection, key, stage, "begun")
+
+    def advance(self, key: CcdKey, stage: Stage, seconds: float = 0.0, **facts: Any) -> None:
+        """Note that a CCD has reached `stage`.
+
+        Parameters
+        ----------
+        key : CcdKey
+        stage : Stage
+        seconds : float
+            Time the work took, s.
+        **facts
+            Columns of the CCD's row that became known.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            row_id = _ccd_id(connection, key)
+            took = connection.execute(
+                select(tables.ccds.c.seconds).where(tables.ccds.c.id == row_id)
+            ).scalar_one()
+            values = {
+                "stage": stage.value,
+                f"{stage.value}_at": now,
+                "tries": 0,
+                "reason": "",
+                "traceback": "",
+                "failed_stage": None,
+                "seconds": {**(took or {}), stage.value: seconds},
+                **facts,
+            }
+            connection.execute(update(tables.ccds).where(tables.ccds.c.id == row_id).values(values))
+            _note(connection, key, stage, "done", seconds=seconds)
+
+    def calibrated(self, key: CcdKey, reduction: Reduction, grade: Grade, seconds: float) -> None:
+        """Note a CCD's reduction and its grade."""
+        self.advance(
+            key,
+            Stage.CALIBRATED,
+            seconds,
+            grade=grade.colour.value,
+            reasons=list(grade.reasons),
+            reduction=asdict(reduction),
+        )
+
+    def fail(
+        self,
+        key: CcdKey,
+        stage: Stage,
+        reason: str,
+        *,
+        traceback: str = "",
+        limit: int = 1,
+    ) -> bool:
+        """Note that the work towards `stage` failed.
+
+        Parameters
+        ----------
+        limit : int
+            With this many failures the CCD is quarantined.
+
+        Returns
+        -------
+        bool
+            Whether it is quarantined now.
+        """
+        with self._transaction() as connection:
+            row_id = _ccd_id(connection, key)
+            known = connection.execute(
+                select(tables.ccds.c.tries, tables.ccds.c.stage).where(tables.ccds.c.id == row_id)
+            ).one()
+            tries = known.tries + 1
+            quarantined = tries >= limit
+            values: dict[str, Any] = {"tries": tries, "reason": reason, "traceback": traceback}
+            if quarantined and known.stage != Stage.QUARANTINED:
+                values |= {"stage": Stage.QUARANTINED.value, "failed_stage": known.stage}
+            connection.execute(update(tables.ccds).where(tables.ccds.c.id == row_id).values(values))
+            _note(connection, key, stage, "failed", detail=reason)
+        return quarantined
+
+    def release(self, key: CcdKey) -> bool:
+        """Let a quarantined CCD try again from where it failed; False if it was not there."""
+        with self._transaction() as connection:
+            row_id = _ccd_id(connection, key)
+            known = connection.execute(select(tables.ccds).where(tables.ccds.c.id == row_id)).one()
+            if known.stage != Stage.QUARANTINED:
+                return False
+            self._return_to(connection, row_id, key, Stage(known.failed_stage or Stage.FOUND))
+        return True
+
+    def return_to(self, key: CcdKey, stage: Stage) -> None:
+        """Send a CCD back to `stage`, to be worked on again from there."""
+        with self._transaction() as connection:
+            self._return_to(connection, _ccd_id(connection, key), key, stage)
+
+    def _return_to(self, connection: Connection, row_id: int, key: CcdKey, stage: Stage) -> None:
+        values = {
+            "stage": stage.value,
+            "failed_stage": None,
+            "tries": 0,
+            "reason": "",
+            "traceback": "",
+        }
+        connection.execute(update(tables.ccds).where(tables.ccds.c.id == row_id).values(values))
+        _note(connection, key, stage, "released")
+
+    def known_file(self, path: Path, size: int, mtime_ns: int) -> bool:
+        """Whether a file was dealt with in just this state."""
+        table = tables.files
+        same = (
+            (table.c.path == str(path)) & (table.c.bytes == size) & (table.c.mtime_ns == mtime_ns)
+        )
+        with self._reading() as connection:
+            return connection.execute(select(table.c.path).where(same)).first() is not None
+
+    def remember_file(
+        self, path: Path, size: int, mtime_ns: int, reason: str = "", traceback: str = ""
+    ) -> None:
+        """Remember that a file was dealt with; a reason puts it into quarantine."""
+        values = {
+            "path": str(path),
+            "bytes": size,
+            "mtime_ns": mtime_ns,
+            "quarantined": bool(reason),
+            "reason": reason,
+            "traceback": traceback,
+            "at": time.time(),
+        }
+        with self._transaction() as connection:
+            connection.execute(delete(tables.files).where(tables.files.c.path == str(path)))
+            connection.execute(insert(tables.files).values(values))
+
+    def forget_file(self, path: Path) -> bool:
+        """Let the watcher take a file anew; False if it was not known."""
+        with self._transaction() as connection:
+            gone = connection.execute(delete(tables.files).where(tables.files.c.path == str(path)))
+            return bool(gone.rowcount)
+
+    def quarantined_files(self) -> list[FileRow]:
+        """Files that could not be read as exposures or packets, newest first."""
+        table = tables.files
+        query = select(table).where(table.c.quarantined).order_by(table.c.at.desc())
+        with self._reading() as connection:
+            return [FileRow(**found._mapping) for found in connection.execute(query)]
+
+    def add_master(self, master: MasterRow) -> None:
+        """Remember a master; one of the same night, CCD and band is replaced."""
+        table = tables.masters
+        values = {
+            "kind": master.kind.value,
+            "camera": master.camera,
+            "ccd": master.ccd,
+            "band": master.band,
+            "night": str(master.night),
+            "path": str(master.path),
+            "frames": master.frames,
+            "good": master.good,
+            "made_at": time.time(),
+        }
+        unique = ("kind", "camera", "ccd", "band", "night")
+        with self._transaction() as connection:
+            same = [table.c[name] == values[name] for name in unique]
+            connection.execute(delete(table).where(*same))
+            connection.execute(insert(table).values(values))
+
+    def masters(self, kind: Kind, camera: str, ccd: int, band: str = "") -> list[MasterRow]:
+        """Good masters of a CCD, oldest night first."""
+        table = tables.masters
+        query = (
+            select(table)
+            .where(table.c.kind == kind.value, table.c.camera == camera, table.c.ccd == ccd)
+            .where(table.c.band == band, table.c.good)
+            .order_by(table.c.night)
+        )
+        with self._reading() as connection:
+            return [
+                MasterRow(
+                    kind=Kind(found.kind),
+                    camera=found.camera,
+                    ccd=found.ccd,
+                    band=found.band,
+                    night=Night(date.fromisoformat(found.night)),
+                    path=Path(found.path),
+                    frames=found.frames,
+                    good=found.good,
+                )
+                for found in connection.execute(query)
+            ]
+
+
+def _ccd_id(connection: Connection, key: CcdKey) -> int:
+    exposures, ccds = tables.exposures, tables.ccds
+    query = (
+        select(ccds.c.id)
+        .join(exposures, ccds.c.exposure_id == exposures.c.id)
+        .where(
+            exposures.c.camera == key.camera,
+            exposures.c.number == key.exposure,
+            ccds.c.number == key.ccd,
+        )
+    )
+    row_id: int = connection.execute(query).scalar_one()
+    return row_id
+
+
+def _note(
+    connection: Connection,
+    key: CcdKey,
+    stage: Stage,
+    outcome: str,
+    *,
+    seconds: float | None = None,
+    detail: str = "",
+) -> None:
+    values = {
+        "at": time.time(),
+        "camera": key.camera,
+        "exposure": key.exposure,
+        "ccd": key.ccd,
+        "stage": stage.value,
+        "outcome": outcome,
+        "seconds": seconds,
+        "detail": detail,
+    }
+    connection.execute(insert(tables.events).values(values))

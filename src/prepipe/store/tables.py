@@ -1,0 +1,112 @@
+"""The tables of a journal. Times are seconds since 1970 (UTC)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = ["ccds", "events", "exposures", "files", "masters", "metadata"]
+
+metadata = MetaData()
+
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("camera", String(40), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("field", Text, nullable=False),
+    Column("band", String(20), nullable=False),
+    Column("start", Float, nullable=False),
+    Column("exposure_s", Float, nullable=False),
+    Column("night", String(10), nullable=False),
+    Column("path", Text, nullable=False, default=""),
+    Column("bytes", BigInteger, nullable=False, default=0),
+    Column("checksum", String(40), nullable=False, default=""),
+    UniqueConstraint("camera", "number"),
+)
+
+ccds = Table(
+    "ccds",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("exposure_id", ForeignKey("exposures.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("name", String(20), nullable=False),
+    Column("stage", String(20), nullable=False),
+    Column("failed_stage", String(20)),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("reason", Text, nullable=False, default=""),
+    Column("traceback", Text, nullable=False, default=""),
+    Column("packet", Text, nullable=False, default=""),
+    Column("packet_bytes", BigInteger, nullable=False, default=0),
+    Column("codec", String(20), nullable=False, default=""),
+    Column("checksum", String(40), nullable=False, default=""),
+    Column("found_at", Float),
+    Column("packed_at", Float),
+    Column("sent_at", Float),
+    Column("landed_at", Float),
+    Column("calibrated_at", Float),
+    Column("grade", String(10)),
+    Column("reasons", JSON),
+    Column("reduction", JSON),
+    Column("seconds", JSON),
+    UniqueConstraint("exposure_id", "number"),
+    Index("ccds_by_stage", "stage"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("quarantined", Boolean, nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("traceback", Text, nullable=False, default=""),
+    Column("at", Float, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("camera", String(40), nullable=False),
+    Column("exposure", BigInteger, nullable=False),
+    Column("ccd", Integer, nullable=False),
+    Column("stage", String(20), nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("seconds", Float),
+    Column("detail", Text, nullable=False, default=""),
+)
+
+masters = Table(
+    "masters",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("camera", String(40), nullable=False),
+    Column("ccd", Integer, nullable=False),
+    Column("band", String(20), nullable=False),
+    Column("night", String(10), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("frames", Integer, nullable=False),
+    Column("good", Boolean, nullable=False),
+    Column("made_at", Float, nullable=False),
+    UniqueConstraint("kind", "camera", "ccd", "band", "night"),
+)
