@@ -212,6 +212,8 @@ class Layout:
     amplifiers : tuple of Amplifier
     origin : tuple of int
         Column and row of the trimmed CCD's first pixel in the raw frame.
+    window : tuple of int
+        Column and row of the frame's first pixel in the full raw frame; not (0, 0) for a cut-out.
     bias_level : float
         ADU to subtract where there is no overscan (a soft bias).
     """
@@ -220,6 +222,7 @@ class Layout:
     trimmed_shape: tuple[int, int]
     amplifiers: tuple[Amplifier, ...]
     origin: tuple[int, int] = (0, 0)
+    window: tuple[int, int] = (0, 0)
     bias_level: float = 0.0
 
 

@@ -261,7 +261,7 @@ class Journal:
                 select(tables.ccds.c.tries, tables.ccds.c.stage).where(tables.ccds.c.id == row_id)
             ).one()
             tries = known.tries + 1
-            quarantined = tries >= limit
+            quarantined = bool(tries >= limit)
             values: dict[str, Any] = {"tries": tries, "reason": reason, "traceback": traceback}
             if quarantined and known.stage != Stage.QUARANTINED:
                 values |= {"stage": Stage.QUARANTINED.value, "failed_stage": known.stage}

@@ -1,0 +1,119 @@
+"""`Camera`: what the rest of the house may ask of an instrument."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from astropy.io.fits import Header
+from numpy.typing import NDArray
+
+from prepipe.errors import HeaderError
+from prepipe.model import Ccd, Exposure, Layout
+
+__all__ = ["Camera", "card", "number", "parse_utc"]
+
+
+class Camera(Protocol):
+    """One instrument: its header cards, sections and nominal astrometry.
+
+    Headers handed in are those of the extension merged with the primary's.
+    """
+
+    name: str
+    pixel_scale: float
+    """arcsec / pixel"""
+
+    def exposure(self, header: Header) -> Exposure:
+        """Read what was observed, and when.
+
+        Raises
+        ------
+        HeaderError
+            If a card that is needed is missing or makes no sense.
+        """
+        ...
+
+    def ccd(self, header: Header) -> Ccd | None:
+        """Tell which detector an extension holds; None for focus and guide chips.
+
+        Raises
+        ------
+        HeaderError
+            If the extension does not say.
+        """
+        ...
+
+    def layout(self, header: Header, pixels: NDArray[Any]) -> Layout:
+        """Find the amplifiers in a raw frame, from its own section cards.
+
+        Raises
+        ------
+        HeaderError
+            If the sections are missing, malformed or outside the frame.
+        """
+        ...
+
+    def wcs_header(self, header: Header, layout: Layout) -> Header:
+        """Nominal WCS of the trimmed CCD.
+
+        Raises
+        ------
+        HeaderError
+            If the header holds no celestial WCS.
+        """
+        ...
+
+    def dead_amplifiers(self, ccd: int, start: datetime) -> tuple[str, ...]:
+        """Names of the amplifiers known to give nothing at that time."""
+        ...
+
+    def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:
+        """Where each CCD lies, for pictures: left, bottom, width, height in pixels."""
+        ...
+
+
+def card(header: Header, keyword: str) -> Any:
+    """Value of a card that must be there.
+
+    Raises
+    ------
+    HeaderError
+    """
+    value = header.get(keyword)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise HeaderError(f"card {keyword} is missing from the header: is this a raw exposure?")
+    return value
+
+
+def number(header: Header, keyword: str, default: float | None = None) -> float:
+    """Value of a card as a finite number.
+
+    Raises
+    ------
+    HeaderError
+        If it is missing without a `default`, is no number, or is not finite.
+    """
+    value = header.get(keyword, default) if default is not None else card(header, keyword)
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise HeaderError(f"card {keyword} says {value!r}, which is not a finite number")
+    return result
+
+
+def parse_utc(text: str) -> datetime:
+    """Read an ISO date and time as UTC.
+
+    Raises
+    ------
+    HeaderError
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise HeaderError(f"{text!r} is not a date and time like 2020-03-06T00:04:15") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,0 +1,209 @@
+"""A camera described in TOML: for instruments that need nothing special.
+
+Example
+-------
+::
+
+    name = "sdss"
+    pixel_scale = 0.396             # arcsec / pixel
+
+    [cards]                         # which card says what; a missing line takes the default
+    number = "FRAME"                # exposure number
+    ccd = "CAMCOL"
+    date = "DATE-OBS"               # date, or date and time
+    time = "TAIHMS"                 # time of day, where DATE-OBS is a date only
+    exposure_s = "EXPTIME"
+    band = "FILTER"
+    field = "OBJECT"
+
+    [detector]                      # where the header does not say, or in place of it
+    bias_level = 1000.0             # ADU, subtracted where there is no overscan
+    gain = 4.7                      # e- / ADU
+    read_noise = 5.0                # e-
+    saturation = 60000.0            # ADU
+"""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from astropy.io.fits import Header
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prepipe.cameras.base import card, number, parse_utc
+from prepipe.errors import ConfigError, HeaderError
+from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
+
+__all__ = ["Cards", "Description", "Detector", "GenericCamera"]
+
+KINDS = {
+    "zero": Kind.ZERO,
+    "bias": Kind.ZERO,
+    "flat": Kind.DOME_FLAT,
+    "dome flat": Kind.DOME_FLAT,
+    "domeflat": Kind.DOME_FLAT,
+}
+
+
+class Cards(BaseModel):
+    """Which card of the header says what; an empty name takes the default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: str = "EXPNUM"
+    ccd: str = ""
+    date: str = "DATE-OBS"
+    time: str = ""
+    exposure_s: str = "EXPTIME"
+    band: str = "FILTER"
+    field: str = "OBJECT"
+    kind: str = ""
+    data_section: str = ""
+    overscan_section: str = ""
+    gain: str = ""
+    read_noise: str = ""
+    saturation: str = ""
+    bias_level: str = ""
+
+
+class Detector(BaseModel):
+    """Values taken where no card gives them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bias_level: float = 0.0
+    gain: float = Field(1.0, gt=0)
+    read_noise: float = Field(5.0, ge=0)
+    saturation: float = Field(60000.0, gt=0)
+
+
+class Description(BaseModel):
+    """The whole TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    pixel_scale: float = Field(gt=0)
+    turn_hour: int = Field(14, ge=0, le=23)
+    cards: Cards = Cards()
+    detector: Detector = Detector()
+
+
+class GenericCamera:
+    """A camera with one amplifier a CCD, as its description says.
+
+    Parameters
+    ----------
+    description : Description
+    """
+
+    def __init__(self, description: Description) -> None:
+        self._description = description
+        self.name = description.name
+        self.pixel_scale = description.pixel_scale
+
+    @classmethod
+    def read(cls, path: Path) -> GenericCamera:
+        """Read a description.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing or wrong.
+        """
+        try:
+            return cls(Description.model_validate(tomllib.loads(path.read_text())))
+        except OSError as error:
+            raise ConfigError(f"camera {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"camera {path} is not valid TOML: {error}") from error
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            raise ConfigError(f"camera {path}: {where}: {fault['msg']}") from error
+
+    def exposure(self, header: Header) -> Exposure:
+        """Read what was observed, and when; see `Camera.exposure`."""
+        cards = self._description.cards
+        moment = str(card(header, cards.date))
+        if cards.time:
+            moment = f"{moment.split('T', maxsplit=1)[0]}T{card(header, cards.time)}"
+        start = parse_utc(moment)
+        kind = KINDS.get(self._text(header, cards.kind).lower(), Kind.OBJECT)
+        return Exposure(
+            camera=self.name,
+            number=int(number(header, cards.number)),
+            kind=kind,
+            field=self._text(header, cards.field),
+            band="" if kind is Kind.ZERO else self._text(header, cards.band).split(" ")[0],
+            start=start,
+            exposure_s=number(header, cards.exposure_s),
+            night=Night.of(start, self._description.turn_hour),
+        )
+
+    def ccd(self, header: Header) -> Ccd | None:
+        """Tell the detector; CCD 1 where there is only one; see `Camera.ccd`."""
+        keyword = self._description.cards.ccd
+        if not keyword:
+            return Ccd(1, str(header.get("EXTNAME", "CCD1")).strip())
+        ccd = int(number(header, keyword))
+        return Ccd(ccd, f"CCD{ccd}")
+
+    def layout(self, header: Header, pixels: NDArray[Any]) -> Layout:
+        """One amplifier; the whole frame where no section is given; see `Camera.layout`."""
+        if pixels.ndim != 2:
+            raise HeaderError(f"a CCD has two axes, this frame has {pixels.ndim}")
+        cards, detector = self._description.cards, self._description.detector
+        shape = (pixels.shape[0], pixels.shape[1])
+        data = self._section(header, cards.data_section) or Box(0, shape[1], 0, shape[0])
+        data = data.clipped(shape)
+        if data.empty:
+            raise HeaderError(f"card {cards.data_section}: its section lies outside the frame")
+        overscan = self._section(header, cards.overscan_section)
+        amplifier = Amplifier(
+            name="A",
+            data=data,
+            overscan=None if overscan is None else overscan.clipped(shape),
+            trimmed=data.shifted(-data.x0, -data.y0),
+            gain=self._value(header, cards.gain, detector.gain),
+            read_noise=self._value(header, cards.read_noise, detector.read_noise),
+            saturation=self._value(header, cards.saturation, detector.saturation),
+        )
+        level = self._value(header, cards.bias_level, detector.bias_level)
+        return Layout(shape, data.shape, (amplifier,), (data.x0, data.y0), bias_level=level)
+
+    def wcs_header(self, header: Header, layout: Layout) -> Header:
+        """Nominal WCS of the trimmed CCD; see `Camera.wcs_header`."""
+        trimmed = header.copy()
+        trimmed["CRPIX1"] = number(header, "CRPIX1") - layout.origin[0]
+        trimmed["CRPIX2"] = number(header, "CRPIX2") - layout.origin[1]
+        return trimmed
+
+    def dead_amplifiers(self, ccd: int, start: datetime) -> tuple[str, ...]:
+        """None: a description holds no dated table; see `Camera.dead_amplifiers`."""
+        return ()
+
+    def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:
+        """Not known: pictures lay the CCDs out in a grid; see `Camera.focal_plane`."""
+        return {}
+
+    @staticmethod
+    def _text(header: Header, keyword: str) -> str:
+        return str(header.get(keyword, "")).strip() if keyword else ""
+
+    @staticmethod
+    def _value(header: Header, keyword: str, default: float) -> float:
+        return number(header, keyword, default) if keyword else default
+
+    @staticmethod
+    def _section(header: Header, keyword: str) -> Box | None:
+        if not keyword:
+            return None
+        try:
+            return Box.from_section(str(card(header, keyword)))
+        except ValueError as error:
+            raise HeaderError(f"card {keyword}: {error}") from None
