@@ -60,6 +60,9 @@ class Pack(_Section):
     """How a CCD's pixels become a packet."""
 
     codec: str = Field("jpeg2000", description="none (bit-exact), rice (lossless) or jpeg2000")
+    calibrations: Literal["none", "rice"] = Field(
+        "none", description="codec of zeros and dome flats, which nothing may blur"
+    )
     ratio: float | None = Field(
         None, gt=1, description="jpeg2000: aim at this compression ratio (10 when qstep is unset)"
     )

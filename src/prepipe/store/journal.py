@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prepipe.errors import DuplicateError
-from prepipe.model import Ccd, Exposure, Grade, Kind, Night, Reduction, Stage
+from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import tables
 from prepipe.store.database import open_engine, plain_errors
-from prepipe.store.rows import CcdKey, CcdRow, FileRow, MasterRow, ccd_row, joined
+from prepipe.store.rows import CcdKey, CcdRow, FileRow, ccd_row, joined
 
 __all__ = ["Journal"]
 
@@ -333,50 +332,6 @@ class Journal:
         query = select(table).where(table.c.quarantined).order_by(table.c.at.desc())
         with self._reading() as connection:
             return [FileRow(**found._mapping) for found in connection.execute(query)]
-
-    def add_master(self, master: MasterRow) -> None:
-        """Remember a master; one of the same night, CCD and band is replaced."""
-        table = tables.masters
-        values = {
-            "kind": master.kind.value,
-            "camera": master.camera,
-            "ccd": master.ccd,
-            "band": master.band,
-            "night": str(master.night),
-            "path": str(master.path),
-            "frames": master.frames,
-            "good": master.good,
-            "made_at": time.time(),
-        }
-        unique = ("kind", "camera", "ccd", "band", "night")
-        with self._transaction() as connection:
-            same = [table.c[name] == values[name] for name in unique]
-            connection.execute(delete(table).where(*same))
-            connection.execute(insert(table).values(values))
-
-    def masters(self, kind: Kind, camera: str, ccd: int, band: str = "") -> list[MasterRow]:
-        """Good masters of a CCD, oldest night first."""
-        table = tables.masters
-        query = (
-            select(table)
-            .where(table.c.kind == kind.value, table.c.camera == camera, table.c.ccd == ccd)
-            .where(table.c.band == band, table.c.good)
-            .order_by(table.c.night)
-        )
-        with self._reading() as connection:
-            return [
-                MasterRow(
-                    kind=Kind(found.kind),
-                    camera=found.camera,
-                    ccd=found.ccd,
-                    band=found.band,
-                    night=Night(date.fromisoformat(found.night)),
-                    path=Path(found.path),
-                    frames=found.frames,
-                    good=found.good,
-                )
-                for found in connection.execute(query)
-            ]
 
 
 def _ccd_id(connection: Connection, key: CcdKey) -> int:

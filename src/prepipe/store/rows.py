@@ -13,7 +13,7 @@ from sqlalchemy import select
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
 
-__all__ = ["CcdKey", "CcdRow", "FileRow", "MasterRow", "ccd_row", "joined"]
+__all__ = ["CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
 
 
 @dataclass(frozen=True, order=True)
@@ -67,20 +67,6 @@ class FileRow:
     reason: str
     traceback: str
     at: float
-
-
-@dataclass(frozen=True)
-class MasterRow:
-    """A master calibration frame."""
-
-    kind: Kind
-    camera: str
-    ccd: int
-    band: str
-    night: Night
-    path: Path
-    frames: int
-    good: bool = True
 
 
 def joined() -> Any:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["ccds", "events", "exposures", "files", "masters", "metadata"]
+__all__ = ["ccds", "events", "exposures", "files", "metadata"]
 
 metadata = MetaData()
 
@@ -93,20 +93,4 @@ events = Table(
     Column("outcome", String(20), nullable=False),
     Column("seconds", Float),
     Column("detail", Text, nullable=False, default=""),
-)
-
-masters = Table(
-    "masters",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("kind", String(20), nullable=False),
-    Column("camera", String(40), nullable=False),
-    Column("ccd", Integer, nullable=False),
-    Column("band", String(20), nullable=False),
-    Column("night", String(10), nullable=False),
-    Column("path", Text, nullable=False),
-    Column("frames", Integer, nullable=False),
-    Column("good", Boolean, nullable=False),
-    Column("made_at", Float, nullable=False),
-    UniqueConstraint("kind", "camera", "ccd", "band", "night"),
 )
