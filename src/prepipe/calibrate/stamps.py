@@ -1,0 +1,447 @@
+"""The arithmetic of measuring one source on a small cut-out of the image.
+
+Compiled kernels, called by `prepipe.calibrate.measurement`. All of them stand in
+this one file because a compiled kernel is only rebuilt when its own file changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from prepipe.calibrate.flags import Mask, SourceFlag
+from prepipe.calibrate.matched_filter import SIGMA_TO_FWHM
+from prepipe.calibrate.neighbours import CELL
+
+__all__ = ["measure_peaks"]
+
+Stamp = NDArray[np.float32]
+Trust = NDArray[np.uint8]
+Positions = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+Cells = tuple[NDArray[np.int32], NDArray[np.int32], int, int]
+
+# Sums may be reordered, so that they become vector code; NaN keeps its meaning.
+_SUMS = {"reassoc", "contract", "nsz", "arcp"}
+
+_GOOD = np.uint8(0)
+_DOUBTFUL = np.uint8(1)
+_LOST = np.uint8(2)
+
+_LOST_BITS = np.uint8(Mask.DEAD | Mask.CORRUPT)
+_DOUBTFUL_BITS = np.uint8(Mask.BAD | Mask.COSMIC_RAY)
+_BAD_BITS = np.uint8(Mask.BAD | Mask.DEAD | Mask.CORRUPT | Mask.NO_FLAT)
+_SATURATED_BIT = np.uint8(Mask.SATURATED)
+_COSMIC_RAY_BIT = np.uint8(Mask.COSMIC_RAY)
+
+_NEIGHBOUR = np.int32(SourceFlag.NEIGHBOUR)
+_SATURATED = np.int32(SourceFlag.SATURATED)
+_EDGE = np.int32(SourceFlag.EDGE)
+_BAD_PIXEL = np.int32(SourceFlag.BAD_PIXEL)
+_COSMIC_RAY = np.int32(SourceFlag.COSMIC_RAY)
+_NO_CENTROID = np.int32(SourceFlag.NO_CENTROID)
+
+_MOST_NEIGHBOURS = 64
+_MOST_STEPS = 16
+_LAST_STEP = 2e-4
+_CORE = 0.75
+
+
+@njit(cache=True)
+def measure_peaks(
+    image: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    peaks: Positions,
+    cells: Cells,
+    fwhm_px: float,
+    core: float,
+    sky_variance: float,
+    radii: NDArray[np.float64],
+    table: NDArray[np.void],
+    flux: NDArray[np.float64],
+    error: NDArray[np.float64],
+) -> None:
+    """Measure every peak and write the results.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 ndarray
+        Background-subtracted, e-.
+    mask : (ny, nx) uint8 ndarray
+    peaks : tuple
+        Row and column (int32) and height (float32, e-) of each of n peaks.
+    cells : tuple
+        The two arrays of `cells_of_peaks`, and the number of cells along y and x.
+    fwhm_px : float
+        Pixels; the window is a Gaussian of this FWHM.
+    core : float
+        Core radius of the Moffat profile that decides which pixel is whose, pixels.
+    sky_variance : float
+        e-^2 per pixel.
+    radii : (m,) float64 ndarray
+        Aperture radii, ascending, pixels.
+    table : (n,) structured ndarray
+        Written: all scalars of a source.
+    flux, error : (n, m) float64 ndarray
+        Written: aperture fluxes and their errors, e-.
+    """
+    y, x, _ = peaks
+    sigma = fwhm_px / SIGMA_TO_FWHM
+    reach = int(np.ceil(3.0 * sigma))
+    farthest = max(2.5, _CORE * fwhm_px)
+    half = max(int(np.ceil(radii[-1] + 0.7)), reach + int(np.ceil(farthest)))
+    side = 2 * half + 1
+    stamp = np.empty((side, side), np.float32)
+    trust = np.empty((side, side), np.uint8)
+    near = np.empty((_MOST_NEIGHBOURS, 3), np.float32)
+    window = np.empty((3, 2 * reach + 1), np.float32)
+    for s in range(y.size):
+        row = table[s]
+        flags, row["peak"] = _look_at_core(image, mask, y[s], x[s], int(_CORE * fwhm_px + 0.5))
+        inside, all_good = _cut(image, mask, y[s] - half, x[s] - half, stamp, trust)
+        if not inside:
+            flags |= _EDGE
+        found = _find_neighbours(peaks, cells, s, half, near)
+        if found and _give_to_neighbours(near[:found], core, trust):
+            flags |= _NEIGHBOUR
+            all_good = False
+        if not all_good:
+            _mirror(stamp, trust)
+        dx, dy, converged = _centroid(stamp, sigma, window, farthest)
+        if not converged:
+            flags |= _NO_CENTROID
+        row["x"] = x[s] + dx
+        row["y"] = y[s] + dy
+        row["flags"] = flags
+        _shape(stamp, dx, dy, sigma, sky_variance, window, row)
+        if not converged:
+            row["position_sigma"] = fwhm_px
+        _apertures(stamp, dx, dy, radii, sky_variance, flux[s], error[s])
+        row["half_light_radius"] = _half_light_radius(flux[s], radii)
+
+
+@njit(cache=True)
+def _look_at_core(
+    image: NDArray[np.float32], mask: NDArray[np.uint8], y: int, x: int, reach: int
+) -> tuple[np.int32, float]:
+    """Flags of the pixels around a peak, and the highest of them."""
+    bits = np.uint8(0)
+    highest = image[y, x]
+    for j in range(max(0, y - max(1, reach)), min(image.shape[0], y + max(1, reach) + 1)):
+        for i in range(max(0, x - max(1, reach)), min(image.shape[1], x + max(1, reach) + 1)):
+            bits |= mask[j, i]
+            if image[j, i] > highest or np.isnan(highest):
+                highest = image[j, i]
+    flags = np.int32(0)
+    if bits & _BAD_BITS or not np.isfinite(highest):
+        flags |= _BAD_PIXEL
+    if bits & _SATURATED_BIT:
+        flags |= _SATURATED
+    if bits & _COSMIC_RAY_BIT:
+        flags |= _COSMIC_RAY
+    return flags, highest
+
+
+@njit(cache=True)
+def _cut(
+    image: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    top: int,
+    left: int,
+    stamp: Stamp,
+    trust: Trust,
+) -> tuple[bool, bool]:
+    """Copy pixels and judge them; whether all lie in the frame, and whether all are good."""
+    ny, nx = image.shape
+    bits = np.uint8(0)
+    strange = np.uint8(0)
+    outside = top < 0 or left < 0 or top + stamp.shape[0] > ny or left + stamp.shape[1] > nx
+    for j in range(stamp.shape[0]):
+        y = top + j
+        if outside:
+            stamp[j] = np.float32(0)
+            trust[j] = _LOST
+        if y < 0 or y >= ny:
+            continue
+        start, stop = max(0, -left), min(stamp.shape[1], nx - left)
+        pixels, marks = image[y, left + start : left + stop], mask[y, left + start : left + stop]
+        to, verdict = stamp[j, start:stop], trust[j, start:stop]
+        for i in range(stop - start):
+            to[i] = pixels[i]
+            strange |= np.uint8(not np.isfinite(pixels[i]))
+            bits |= marks[i]
+            verdict[i] = (
+                _LOST if marks[i] & _LOST_BITS else np.uint8((marks[i] & _DOUBTFUL_BITS) != 0)
+            )
+    if strange:
+        _lose_not_finite(stamp, trust)
+    all_good = not (outside or strange or bits & (_LOST_BITS | _DOUBTFUL_BITS))
+    return not outside, all_good
+
+
+@njit(cache=True)
+def _lose_not_finite(stamp: Stamp, trust: Trust) -> None:
+    """Mark NaN and infinity as lost."""
+    for j in range(stamp.shape[0]):
+        for i in range(stamp.shape[1]):
+            if not np.isfinite(stamp[j, i]):
+                stamp[j, i] = np.float32(0)
+                trust[j, i] = _LOST
+
+
+@njit(cache=True)
+def _find_neighbours(
+    peaks: Positions, cells: Cells, s: int, half: int, near: NDArray[np.float32]
+) -> int:
+    """Offsets and relative brightness of the peaks that may own pixels of the stamp."""
+    y, x, height = peaks
+    first, members, rows, columns = cells
+    reach = 2 * half
+    faint = np.float32(1e-3)
+    brightness = np.cbrt(max(height[s], faint))
+    left, right = max(0, x[s] - reach) // CELL, min(columns - 1, (x[s] + reach) // CELL)
+    found = 0
+    for row in range(max(0, y[s] - reach) // CELL, min(rows - 1, (y[s] + reach) // CELL) + 1):
+        for k in range(first[row * columns + left], first[row * columns + right + 1]):
+            p = members[k]
+            distance = max(abs(y[p] - y[s]), abs(x[p] - x[s]))
+            inside = distance <= half or (distance <= reach and height[p] > height[s])
+            if p != s and inside and found < near.shape[0]:
+                near[found, 0] = x[p] - x[s]
+                near[found, 1] = y[p] - y[s]
+                near[found, 2] = brightness / np.cbrt(max(height[p], faint))
+                found += 1
+    return found
+
+
+@njit(cache=True)
+def _give_to_neighbours(near: NDArray[np.float32], core: float, trust: Trust) -> bool:
+    """Mark the pixels in which a neighbour's model is the brighter one; True if there are any.
+
+    With exponent 3, comparing two Moffat profiles is comparing the cube roots of
+    their heights times their squared distances.
+    """
+    half = trust.shape[0] // 2
+    core2 = np.float32(core * core)
+    taken = np.uint8(0)
+    for j in range(trust.shape[0]):
+        dy = np.float32(j - half)
+        line = trust[j]
+        for k in range(near.shape[0]):
+            x_near, ratio = near[k, 0], near[k, 2]
+            own = dy * dy + core2
+            other = (dy - near[k, 1]) * (dy - near[k, 1]) + core2
+            for i in range(line.size):
+                dx = np.float32(i - half)
+                closer = np.uint8(ratio * ((dx - x_near) * (dx - x_near) + other) < dx * dx + own)
+                line[i] |= closer * _LOST
+                taken |= closer
+    return bool(taken != 0)
+
+
+@njit(cache=True)
+def _mirror(stamp: Stamp, trust: Trust) -> None:
+    """Replace what is not good by the good pixel on the other side of the centre."""
+    last = stamp.shape[0] - 1
+    for j in range(last + 1):
+        for i in range(last + 1):
+            if trust[j, i] == _GOOD:
+                continue
+            if trust[last - j, last - i] == _GOOD:
+                stamp[j, i] = stamp[last - j, last - i]
+            elif trust[j, i] >= _LOST:
+                stamp[j, i] = np.float32(0)
+
+
+@njit(cache=True)
+def _set_window(
+    half: int, dx: float, dy: float, sigma: float, window: NDArray[np.float32]
+) -> tuple[int, int]:
+    """Fill in offsets from the centroid along x and the two Gaussian factors; first row, column."""
+    reach = window.shape[1] // 2
+    column = min(max(int(np.floor(dx + 0.5)), reach - half), half - reach)
+    row = min(max(int(np.floor(dy + 0.5)), reach - half), half - reach)
+    for k in range(window.shape[1]):
+        x = column - reach + k - dx
+        y = row - reach + k - dy
+        window[0, k] = x
+        window[1, k] = np.exp(-0.5 * (x / sigma) ** 2)
+        window[2, k] = np.exp(-0.5 * (y / sigma) ** 2)
+    return half + row - reach, half + column - reach
+
+
+@njit(cache=True, fastmath=_SUMS)
+def _centroid(
+    stamp: Stamp, sigma: float, window: NDArray[np.float32], farthest: float
+) -> tuple[float, float, bool]:
+    """Offset of the windowed centroid from the stamp's centre.
+
+    SExtractor's XWIN_IMAGE: each step is twice the weighted mean offset.
+    """
+    half = stamp.shape[0] // 2
+    dx = 0.0
+    dy = 0.0
+    for _ in range(_MOST_STEPS):
+        top, left = _set_window(half, dx, dy, sigma, window)
+        total, sum_x, sum_y = 0.0, 0.0, 0.0
+        offsets, across, down = window[0], window[1], window[2]
+        for j in range(window.shape[1]):
+            line = stamp[top + j, left : left + window.shape[1]]
+            line_sum, line_x = np.float32(0), np.float32(0)
+            for i in range(line.size):
+                weighted = across[i] * line[i]
+                line_sum += weighted
+                line_x += weighted * offsets[i]
+            total += down[j] * line_sum
+            sum_x += down[j] * line_x
+            sum_y += down[j] * line_sum * (top + j - half - dy)
+        if not total > 0.0:
+            return 0.0, 0.0, False
+        step_x, step_y = 2.0 * sum_x / total, 2.0 * sum_y / total
+        dx += step_x
+        dy += step_y
+        if not max(abs(dx), abs(dy)) <= farthest:
+            return 0.0, 0.0, False
+        if step_x * step_x + step_y * step_y < _LAST_STEP * _LAST_STEP:
+            break
+    return dx, dy, True
+
+
+@njit(cache=True, fastmath=_SUMS)
+def _shape(
+    stamp: Stamp,
+    dx: float,
+    dy: float,
+    sigma: float,
+    sky_variance: float,
+    window: NDArray[np.float32],
+    row: np.void,
+) -> None:
+    """Moments, signal to noise and centroid error in the window."""
+    half = stamp.shape[0] // 2
+    top, left = _set_window(half, dx, dy, sigma, window)
+    total, xx, yy, xy = 0.0, 0.0, 0.0, 0.0
+    variance, variance_xx, variance_yy = 0.0, 0.0, 0.0
+    sky = np.float32(sky_variance)
+    offsets, across, down = window[0], window[1], window[2]
+    for j in range(window.shape[1]):
+        line = stamp[top + j, left : left + window.shape[1]]
+        s0, s1, s2, v0, v2 = _line_sums(line, offsets, across, sky)
+        y = top + j - half - dy
+        total += down[j] * s0
+        xx += down[j] * s2
+        xy += down[j] * s1 * y
+        yy += down[j] * s0 * y * y
+        variance += down[j] * down[j] * v0
+        variance_xx += down[j] * down[j] * v2
+        variance_yy += down[j] * down[j] * v0 * y * y
+    if not (total > 0.0 and variance > 0.0):
+        row["snr"] = 0.0
+        row["position_sigma"] = np.inf
+        row["xx"], row["yy"], row["xy"] = np.nan, np.nan, np.nan
+        return
+    xx, yy, xy = xx / total, yy / total, xy / total
+    row["snr"] = total / np.sqrt(variance)
+    row["xx"], row["yy"], row["xy"] = _without_window(xx, yy, xy, sigma * sigma)
+    # The centroid is where the weighted offset vanishes; its error is that sum's noise over its
+    # slope, -total * (1 - xx / sigma^2), which for a source as wide as the window is -total / 2.
+    slope_x = total * max(1.0 - xx / (sigma * sigma), 0.1)
+    slope_y = total * max(1.0 - yy / (sigma * sigma), 0.1)
+    row["position_sigma"] = np.sqrt(
+        0.5 * (variance_xx / (slope_x * slope_x) + variance_yy / (slope_y * slope_y))
+    )
+
+
+@njit(cache=True, fastmath=_SUMS)
+def _line_sums(
+    line: NDArray[np.float32],
+    offsets: NDArray[np.float32],
+    across: NDArray[np.float32],
+    sky: np.float32,
+) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
+    """Along one line: the weighted light, times offset, times its square; two sums of variance."""
+    light, light_x, light_xx = np.float32(0), np.float32(0), np.float32(0)
+    variance, variance_xx = np.float32(0), np.float32(0)
+    for i in range(line.size):
+        weighted = across[i] * line[i]
+        noise = across[i] * across[i] * (sky + max(line[i], np.float32(0)))
+        light += weighted
+        light_x += weighted * offsets[i]
+        light_xx += weighted * offsets[i] * offsets[i]
+        variance += noise
+        variance_xx += noise * offsets[i] * offsets[i]
+    return light, light_x, light_xx, variance, variance_xx
+
+
+@njit(cache=True)
+def _without_window(xx: float, yy: float, xy: float, window: float) -> tuple[float, float, float]:
+    """Moments of a Gaussian source from those under a Gaussian window: inverses subtract."""
+    determinant = xx * yy - xy * xy
+    if not determinant > 0.0:
+        return np.nan, np.nan, np.nan
+    a = yy / determinant - 1.0 / window
+    b = xx / determinant - 1.0 / window
+    c = -xy / determinant
+    determinant = a * b - c * c
+    if not (determinant > 0.0 and a > 0.0):
+        return np.nan, np.nan, np.nan
+    return b / determinant, a / determinant, -c / determinant
+
+
+@njit(cache=True, fastmath=_SUMS)
+def _apertures(
+    stamp: Stamp,
+    dx: float,
+    dy: float,
+    radii: NDArray[np.float64],
+    sky_variance: float,
+    flux: NDArray[np.float64],
+    error: NDArray[np.float64],
+) -> None:
+    """Sum circles; a pixel on the rim counts by how far its centre lies inside of the rim.
+
+    That is the exact area of a pixel cut by a straight rim along its rows or columns,
+    and within 0.3 % of the area of a circle of 2 pixels radius.
+    """
+    half = stamp.shape[0] // 2
+    distance = np.empty(stamp.shape[0], np.float32)
+    flux[:] = 0.0
+    error[:] = 0.0
+    for j in range(stamp.shape[0]):
+        y = np.float32(j - half - dy)
+        if abs(y) >= radii[-1] + 0.5:
+            continue
+        line = stamp[j]
+        for i in range(line.size):
+            x = np.float32(i - half) - np.float32(dx)
+            distance[i] = np.sqrt(x * x + y * y)
+        for k in range(radii.size):
+            rim = np.float32(radii[k] + 0.5)
+            if abs(y) >= rim:
+                continue
+            total, squares = np.float32(0), np.float32(0)
+            for i in range(line.size):
+                covered = min(max(rim - distance[i], np.float32(0)), np.float32(1))
+                total += covered * line[i]
+                squares += covered * covered
+            flux[k] += total
+            error[k] += squares
+    for k in range(radii.size):
+        error[k] = np.sqrt(error[k] * sky_variance + max(flux[k], 0.0))
+
+
+@njit(cache=True)
+def _half_light_radius(flux: NDArray[np.float64], radii: NDArray[np.float64]) -> float:
+    """Where the curve of growth passes one half; in between it is that of a Gaussian."""
+    total = flux[-1]
+    if not total > 0.0:
+        return np.nan
+    inner, growth_inner = 0.0, 0.0
+    goal = np.log(2.0)
+    for k in range(radii.size):
+        growth = -np.log(1.0 - min(flux[k] / total, 0.9999))
+        if growth >= goal:
+            part = (goal - growth_inner) / (growth - growth_inner)
+            return float(np.sqrt(inner + part * (radii[k] * radii[k] - inner)))
+        inner, growth_inner = radii[k] * radii[k], growth
+    return np.nan
