@@ -1,0 +1,1 @@
+"""What can reduce a CCD."""

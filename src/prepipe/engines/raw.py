@@ -18,7 +18,7 @@ from prepipe.codec.packet import decode
 from prepipe.errors import FitsError, HeaderError, InputError, PixelError
 from prepipe.model import Ccd, Exposure
 
-__all__ = ["RawCcd", "list_ccds", "merged", "read_hdu", "read_packet"]
+__all__ = ["RawCcd", "list_ccds", "merged", "read_ccd", "read_exposure"]
 
 # Cards of the primary header that tell of its own structure, not of the exposure.
 _STRUCTURE = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "NEXTEND", "CHECKSUM", "DATASUM")
@@ -60,16 +60,33 @@ def merged(primary: Header, extension: Header) -> Header:
     return header
 
 
-def read_packet(path: Path, camera: Camera) -> RawCcd:
-    """Decode a packet.
+def read_exposure(path: Path, camera: Camera) -> Exposure:
+    """What a raw file's headers say of the exposure.
 
     Raises
     ------
-    PacketError
-        If it is damaged.
+    FitsError
+        If the file cannot be read as FITS.
     HeaderError
-        If its cards do not tell which exposure and CCD it holds.
+        If a card that is needed is missing or makes no sense.
     """
+    with _opened(path) as hdus:
+        first = hdus[min(1, len(hdus) - 1)]
+        return camera.exposure(merged(hdus[0].header, first.header))
+
+
+def read_ccd(source: Path, hdu: int | None, camera: Camera) -> RawCcd:
+    """Read one CCD from a packet (no `hdu`) or from an HDU of a raw file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    return _read_packet(source, camera) if hdu is None else _read_hdu(source, hdu, camera)
+
+
+def _read_packet(path: Path, camera: Camera) -> RawCcd:
     pixels, primary, extension, packet = decode(path)
     header = merged(primary, extension)
     exposure = camera.exposure(header)
@@ -98,16 +115,7 @@ def list_ccds(path: Path, camera: Camera) -> list[tuple[int, Ccd]]:
     return found
 
 
-def read_hdu(path: Path, index: int, camera: Camera) -> RawCcd:
-    """Read one CCD straight from a raw file.
-
-    Raises
-    ------
-    FitsError
-        If the file or the extension's pixels cannot be read.
-    HeaderError
-        If its cards do not tell which exposure and CCD it holds.
-    """
+def _read_hdu(path: Path, index: int, camera: Camera) -> RawCcd:
     with _opened(path) as hdus:
         primary, hdu = hdus[0].header, hdus[index]
         header = merged(primary, hdu.header)
