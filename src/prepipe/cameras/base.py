@@ -69,6 +69,10 @@ class Camera(Protocol):
         """Names of the amplifiers known to give nothing at that time."""
         ...
 
+    def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
+        """Coefficients c_i of ``G - m = sum(c_i (BP - RP)^i)``; None if not known."""
+        ...
+
     def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:
         """Where each CCD lies, for pictures: left, bottom, width, height in pixels."""
         ...

@@ -30,6 +30,13 @@ DEAD = (
     (61, datetime(2012, 11, 7, tzinfo=UTC), FOREVER),
     (2, datetime(2013, 11, 30, tzinfo=UTC), datetime(2016, 12, 29, tzinfo=UTC)),
 )
+GAIA_COLOUR_TERMS = {
+    "g": (0.13518, -0.46245, -0.25171, 0.021349),
+    "r": (-0.12879, 0.24662, -0.027464, -0.049465),
+    "i": (-0.29676, 0.64728, -0.10141),
+}
+"""``G - m`` as a polynomial in BP - RP (Evans et al. 2018, A&A 616, A4, table A.2)."""
+
 KINDS = {
     "object": Kind.OBJECT,
     "science": Kind.OBJECT,
@@ -138,6 +145,10 @@ class Decam:
         """Both amplifiers of N30, and of S30 for three years; see `Camera.dead_amplifiers`."""
         dead = any(ccd == bad and since <= start < until for bad, since, until in DEAD)
         return ("A", "B") if dead else ()
+
+    def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
+        """Those of the like-named SDSS bands; see `Camera.gaia_colour_terms`."""
+        return GAIA_COLOUR_TERMS.get(band)
 
     def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:
         """Science CCDs in the mosaic; see `Camera.focal_plane`."""

@@ -187,6 +187,10 @@ class GenericCamera:
         """None: a description holds no dated table; see `Camera.dead_amplifiers`."""
         return ()
 
+    def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
+        """Not known; see `Camera.gaia_colour_terms`."""
+        return None
+
     def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:
         """Not known: pictures lay the CCDs out in a grid; see `Camera.focal_plane`."""
         return {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prepipe.config import Calibration, Limits
-from prepipe.model import Grade, Reduction
+from prepipe.model import Ccd, Exposure, Grade, Reduction
 
 __all__ = ["Order", "Outcome"]
 
@@ -18,30 +18,35 @@ class Order:
 
     Parameters
     ----------
-    packet : Path
-        The packet with the CCD's pixels and headers.
+    source : Path
+        A packet, or a raw FITS file.
     camera : str
         Name, or TOML file, of the camera.
     calibration : Calibration
-    limits : mapping
-        Limits of the grades by band, with ``"default"``.
     products : Path
         Where the calibrated CCD goes.
     calibrations : Path or None
         Where the masters are; None leaves bias and flat alone.
+    limits : mapping
+        Limits of the grades by band, with ``"default"``.
+    hdu : int or None
+        Which HDU of a raw FITS file; None for a packet.
     """
 
-    packet: Path
+    source: Path
     camera: str
     calibration: Calibration
     products: Path
     calibrations: Path | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    hdu: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A reduced and graded CCD."""
 
+    exposure: Exposure
+    ccd: Ccd
     reduction: Reduction
     grade: Grade

@@ -1,0 +1,245 @@
+"""The built-in engine: one CCD from raw pixels to image, weight, mask, WCS and source table."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prepipe.calibrate.cosmic_rays import SHARPEST
+from prepipe.calibrate.refcat import ReferenceCatalogue
+from prepipe.cameras import Camera, load_camera
+from prepipe.config import Calibration, Limits
+from prepipe.engines.base import Order, Outcome
+from prepipe.engines.masters import nearest_master
+from prepipe.engines.names import catalogue_path, product_path
+from prepipe.engines.output import write_products
+from prepipe.engines.products import read_master
+from prepipe.engines.raw import RawCcd, read_ccd
+from prepipe.engines.reference import load_reference
+from prepipe.engines.steps import (
+    Astrometry,
+    Clean,
+    Masters,
+    Measured,
+    Photometry,
+    calibrate_flux,
+    clean_pixels,
+    measure_sources,
+    solve_wcs,
+)
+from prepipe.errors import InputError
+from prepipe.model import Kind, Layout, Reduction
+from prepipe.quality.grades import grade
+
+__all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
+
+
+class Stopwatch:
+    """Wall time of each step, s."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timing(self, step: str) -> Iterator[None]:
+        """Add what passes inside to `step`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - begin
+            self.seconds[step] = self.seconds.get(step, 0.0) + took
+
+
+def carry_out(order: Order) -> Outcome:
+    """Reduce and grade the CCD of an order; this is what a worker runs.
+
+    Raises
+    ------
+    InputError
+        If the packet or file cannot be read at all.
+    StorageError
+        If the products cannot be written.
+    """
+    watch = Stopwatch()
+    camera = _camera(order.camera)
+    with watch.timing("read"):
+        raw = read_ccd(order.source, order.hdu, camera)
+    settings = order.calibration
+    reference = None
+    if settings.reference is not None:
+        with watch.timing("reference"):
+            columns = tuple(sorted(settings.columns.items()))
+            reference = _reference(settings.reference, raw.exposure.band, columns)
+    reduction = reduce_ccd(
+        raw, camera, settings, reference, order.calibrations, order.products, watch
+    )
+    limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
+    return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
+
+
+def reduce_ccd(
+    raw: RawCcd,
+    camera: Camera,
+    settings: Calibration,
+    reference: ReferenceCatalogue | None,
+    calibrations: Path | None,
+    products: Path,
+    watch: Stopwatch | None = None,
+) -> Reduction:
+    """Reduce one CCD and write its products.
+
+    Parameters
+    ----------
+    raw : RawCcd
+    camera : Camera
+    settings : Calibration
+    reference : ReferenceCatalogue or None
+        Without one, neither WCS nor zero point is found.
+    calibrations : Path or None
+        Root of the masters; None leaves bias and flat alone.
+    products : Path
+        Root of the products.
+    watch : Stopwatch, optional
+
+    Returns
+    -------
+    Reduction
+
+    Raises
+    ------
+    HeaderError
+        If the header does not tell where the amplifiers are.
+    PixelError
+        If the pixels have a wrong type or shape.
+    StorageError
+        If the products cannot be written.
+    """
+    watch = watch or Stopwatch()
+    layout = camera.layout(raw.header, raw.pixels)
+    with watch.timing("masters"):
+        masters = _masters(raw, layout, settings, calibrations)
+    clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
+    with watch.timing("astrometry"):
+        astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings)
+    with watch.timing("photometry"):
+        photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
+    reduction = _summary(raw, camera, (masters, clean, measured, astrometry, photometry))
+    product = product_path(products, raw.exposure, raw.ccd.number)
+    with watch.timing("write"):
+        write_products(product, raw, reduction, clean, measured, astrometry, photometry)
+    return _located(reduction, product, watch)
+
+
+def _pixels_to_sources(
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    masters: Masters,
+    settings: Calibration,
+    watch: Stopwatch,
+) -> tuple[Clean, Measured]:
+    fwhm_px = settings.seeing_guess_arcsec / camera.pixel_scale
+    for _ in range(2):
+        with watch.timing("clean"):
+            clean = clean_pixels(raw, layout, camera, masters, fwhm_px)
+        with watch.timing("sources"):
+            measured = measure_sources(clean, fwhm_px, settings.detection_snr)
+        # Stars much sharper than supposed pass for cosmic rays: once more, knowing better.
+        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * fwhm_px:
+            break
+        fwhm_px = measured.psf.fwhm_px
+    return clean, measured
+
+
+def _masters(raw: RawCcd, layout: Layout, settings: Calibration, root: Path | None) -> Masters:
+    flags = []
+    planes: list[NDArray[np.float32] | None] = []
+    for kind, flag in ((Kind.ZERO, "NO_BIAS"), (Kind.DOME_FLAT, "NO_FLAT")):
+        plane = None if root is None else _master(raw, kind, root, settings.days)
+        if plane is None or plane.shape != layout.trimmed_shape:
+            plane = None
+            flags.append(flag)
+        planes.append(plane)
+    return Masters(planes[0], planes[1], tuple(flags))
+
+
+def _master(raw: RawCcd, kind: Kind, root: Path, days: int) -> NDArray[np.float32] | None:
+    exposure = raw.exposure
+    found = nearest_master(root, kind, raw.ccd.number, exposure.band, exposure.night, days)
+    if found is None:
+        return None
+    try:
+        return _plane(found.path, found.path.stat().st_mtime_ns)
+    except (InputError, OSError):
+        return None
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _summary(
+    raw: RawCcd,
+    camera: Camera,
+    steps: tuple[Masters, Clean, Measured, Astrometry, Photometry],
+) -> Reduction:
+    _, clean, measured, astrometry, photometry = steps
+    flags = tuple(dict.fromkeys(flag for step in steps for flag in step.flags))
+    solution = astrometry.solution if astrometry.solved else None
+    zero = photometry.zero_point
+    background, gain = clean.background, clean.frame.gain
+    return Reduction(
+        exposure=raw.exposure.number,
+        ccd=raw.ccd.number,
+        flags=flags,
+        wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
+        wcs_matches=0 if solution is None else solution.matches,
+        offset_arcsec=None if solution is None else _known(solution.offset_arcsec),
+        zero_point=None if zero is None else _known(zero.value),
+        zero_point_scatter=None if zero is None else _known(zero.scatter),
+        zero_point_stars=0 if zero is None else zero.stars,
+        seeing_arcsec=_known(measured.psf.fwhm_px * camera.pixel_scale),
+        ellipticity=_known(math.hypot(*measured.psf.ellipticity)),
+        sky_adu=_known(background.median_level / gain),
+        sky_noise_adu=_known(background.median_rms / gain),
+        limiting_mag=_known(photometry.limiting_mag),
+        n_sources=len(measured.sources),
+        n_saturated=clean.n_saturated,
+        n_cosmic_rays=clean.n_cosmic_rays,
+    )
+
+
+def _located(reduction: Reduction, product: Path, watch: Stopwatch) -> Reduction:
+    return replace(
+        reduction,
+        product=str(product),
+        catalogue=str(catalogue_path(product)),
+        seconds=watch.seconds,
+    )
+
+
+# A worker reduces many CCDs of one night: what they share is read once.
+
+
+@lru_cache(maxsize=4)
+def _camera(name: str) -> Camera:
+    return load_camera(name)
+
+
+@lru_cache(maxsize=4)
+def _reference(path: Path, band: str, columns: tuple[tuple[str, str], ...]) -> ReferenceCatalogue:
+    return load_reference(path, band, dict(columns))
+
+
+@lru_cache(maxsize=8)
+def _plane(path: Path, _mtime_ns: int) -> NDArray[np.float32]:
+    return read_master(path)

@@ -1,0 +1,146 @@
+"""What a reduction leaves on disk: image, mask and weight with its WCS and quality, and sources."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prepipe.calibrate.detrend import Detrended
+from prepipe.calibrate.flags import Mask
+from prepipe.engines.names import catalogue_path
+from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_catalogue, write_image
+from prepipe.engines.raw import RawCcd
+from prepipe.engines.steps import Astrometry, Clean, Measured, Photometry
+from prepipe.model import Reduction
+
+__all__ = ["write_products"]
+
+WEIGHTLESS = ~np.uint8(Mask.EDGE)
+"""Mask bits that leave a pixel without weight."""
+
+MAG_PER_RELATIVE_ERROR = 2.5 / math.log(10.0)
+
+
+def write_products(
+    path: Path,
+    raw: RawCcd,
+    reduction: Reduction,
+    clean: Clean,
+    measured: Measured,
+    astrometry: Astrometry,
+    photometry: Photometry,
+) -> None:
+    """Write the calibrated CCD to `path` and its source table beside it.
+
+    Raises
+    ------
+    StorageError
+        If they cannot be written.
+    """
+    frame = clean.frame
+    noise = clean.background.median_rms
+    noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
+    weight = _weight(frame)
+    planes = {
+        "IMAGE": Plane(frame.image, noise / NOISE_STEPS),
+        "MASK": Plane(frame.mask),
+        "WEIGHT": Plane(weight, 1.0 / (64.0 * noise**2)),
+    }
+    cards = [*_wcs_cards(astrometry), *_quality_cards(raw, reduction, frame, photometry)]
+    # The table first: a product under its final name is complete.
+    write_catalogue(catalogue_path(path), _columns(measured, astrometry, photometry, raw), cards)
+    write_image(path, raw.primary, raw.extension, planes, cards)
+
+
+def _weight(frame: Detrended) -> NDArray[np.float32]:
+    with np.errstate(divide="ignore"):
+        weight = np.float32(1.0) / frame.variance
+    weight[(frame.mask & WEIGHTLESS) != 0] = 0.0
+    return weight
+
+
+def _wcs_cards(astrometry: Astrometry) -> list[Card]:
+    if astrometry.wcs is None:
+        return []
+    return [(key, value, "") for key, value in astrometry.wcs.to_cards().items()]
+
+
+def _quality_cards(
+    raw: RawCcd, reduction: Reduction, frame: Detrended, photometry: Photometry
+) -> list[Card]:
+    exposure = raw.exposure
+    integrated = None
+    if reduction.zero_point is not None and exposure.exposure_s > 0:
+        integrated = reduction.zero_point + 2.5 * math.log10(exposure.exposure_s)
+    figures: list[tuple[str, float | int | str | None, str]] = [
+        ("EXTNAME", "IMAGE", "calibrated CCD"),
+        ("BUNIT", "electron", "unit of the pixels"),
+        ("GAIN", 1.0, "[e-/e-] of these pixels"),
+        ("RAWGAIN", frame.gain, "[e-/adu] median of the amplifiers"),
+        ("RDNOISE", frame.read_noise, "[e-] read noise"),
+        ("MAGZERO", integrated, "[mag] of 1 e- in this image"),
+        ("ZEROPNT", reduction.zero_point, "[mag] of 1 e-/s"),
+        ("ZEROSCAT", reduction.zero_point_scatter, "[mag] scatter of its stars"),
+        ("ZERONUM", reduction.zero_point_stars, "stars of the zero point"),
+        ("APFACTOR", photometry.factor, "whole flux / flux in the main aperture"),
+        ("MAGLIM", reduction.limiting_mag, "[mag] 5 sigma, point source"),
+        ("SEEING", reduction.seeing_arcsec, "[arcsec] FWHM"),
+        ("ELLIPTIC", reduction.ellipticity, "ellipticity of the stars"),
+        ("SKYADU", reduction.sky_adu, "[adu] median sky"),
+        ("SKYNOISE", reduction.sky_noise_adu, "[adu] rms of the sky"),
+        ("WCSOK", reduction.wcs_rms_mas is not None, "WCS solved against the catalogue"),
+        ("WCSRMS", reduction.wcs_rms_mas, "[mas] residual of one coordinate"),
+        ("WCSNUM", reduction.wcs_matches, "stars of the WCS"),
+        ("WCSOFF", reduction.offset_arcsec, "[arcsec] pointing error found"),
+        ("NSOURCES", reduction.n_sources, "sources detected"),
+        ("NSATUR", reduction.n_saturated, "saturated pixels"),
+        ("NCOSMIC", reduction.n_cosmic_rays, "pixels of cosmic rays"),
+        ("NIGHT", str(exposure.night), "local date on which the night began"),
+    ]
+    cards: list[Card] = [(key, value, note) for key, value, note in figures if value is not None]
+    cards += [(f"QFLAG{n}", flag, "") for n, flag in enumerate(reduction.flags, start=1)]
+    return cards
+
+
+def _columns(
+    measured: Measured, astrometry: Astrometry, photometry: Photometry, raw: RawCcd
+) -> dict[str, tuple[NDArray[Any], str]]:
+    """Source table; pixel coordinates count from 1, as FITS does."""
+    sources = measured.sources
+    ra, dec = np.full(len(sources), np.nan), np.full(len(sources), np.nan)
+    if astrometry.wcs is not None:
+        ra, dec = astrometry.wcs.pixel_to_sky(sources.x, sources.y)
+    flux, error = sources.flux * photometry.factor, sources.flux_error * photometry.factor
+    zero = math.nan if photometry.zero_point is None else photometry.zero_point.value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mag = zero - 2.5 * np.log10(flux / raw.exposure.exposure_s)
+        mag_error = MAG_PER_RELATIVE_ERROR * error / flux
+    mag[~np.isfinite(mag)] = np.nan
+    mag_error[~np.isfinite(mag)] = np.nan
+    matched = np.zeros(len(sources), np.bool_)
+    if astrometry.solution is not None and astrometry.solved:
+        matched[astrometry.solution.source] = True
+    single = np.float32
+    return {
+        "X": (sources.x + 1.0, "pixel"),
+        "Y": (sources.y + 1.0, "pixel"),
+        "RA": (ra, "deg"),
+        "DEC": (dec, "deg"),
+        "POSERR": (sources.position_sigma.astype(single), "pixel"),
+        "FLUX": (flux.astype(single), "electron"),
+        "FLUXERR": (error.astype(single), "electron"),
+        "MAG": (mag.astype(single), "mag"),
+        "MAGERR": (mag_error.astype(single), "mag"),
+        "SNR": (sources.snr.astype(single), ""),
+        "PEAK": (sources.peak.astype(single), "electron"),
+        "XX": (sources.xx.astype(single), "pixel2"),
+        "YY": (sources.yy.astype(single), "pixel2"),
+        "XY": (sources.xy.astype(single), "pixel2"),
+        "HLR": (sources.half_light_radius.astype(single), "pixel"),
+        "FLAGS": (sources.flags.astype(np.int32), ""),
+        "MATCHED": (matched, ""),
+    }

@@ -1,0 +1,315 @@
+"""The four steps of the built-in engine, each a function from what is known to what it adds.
+
+None gives up on a poor frame: what is wrong becomes a flag, and the flag a grade.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prepipe.calibrate.astrometry import AstrometrySettings, AstrometrySolution, solve
+from prepipe.calibrate.background import Background, mark_silent, measure_background, subtract
+from prepipe.calibrate.cosmic_rays import find_cosmic_rays
+from prepipe.calibrate.detrend import Detrended, detrend
+from prepipe.calibrate.flags import SourceFlag
+from prepipe.calibrate.masks import (
+    find_dead,
+    grow_saturation,
+    interpolate_bad,
+    saturated_fraction,
+)
+from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
+from prepipe.calibrate.photometry import ZeroPoint, limiting_magnitude, zero_point
+from prepipe.calibrate.psf import Psf, find_sources
+from prepipe.calibrate.refcat import ReferenceCatalogue
+from prepipe.calibrate.sources import Sources
+from prepipe.calibrate.tpv import Tpv
+from prepipe.cameras import Camera
+from prepipe.config import Calibration
+from prepipe.engines.raw import RawCcd
+from prepipe.errors import HeaderError
+from prepipe.model import Layout
+
+__all__ = [
+    "Astrometry",
+    "Clean",
+    "Masters",
+    "Measured",
+    "Photometry",
+    "calibrate_flux",
+    "clean_pixels",
+    "measure_sources",
+    "solve_wcs",
+]
+
+FLOODED = 0.5
+"""A CCD with more of its pixels saturated was flooded, not exposed."""
+
+SILENT = 0.9
+"""A CCD with more of its pixels noiseless holds no image."""
+
+TRAILED = 0.4
+"""Ellipticity above which the telescope moved rather than focused badly."""
+
+Flags = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Masters:
+    """Master frames for one CCD; None where there is none."""
+
+    bias: NDArray[np.float32] | None = None
+    flat: NDArray[np.float32] | None = None
+    flags: Flags = ()
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Calibrated pixels; `image` is `frame.image` without its sky."""
+
+    frame: Detrended
+    background: Background
+    image: NDArray[np.float32]
+    n_saturated: int
+    n_cosmic_rays: int
+    flags: Flags
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What shines on the CCD."""
+
+    sources: Sources
+    psf: Psf
+    correction: ApertureCorrection
+    flags: Flags
+
+
+@dataclass(frozen=True)
+class Astrometry:
+    """Where the CCD looked; `wcs` is the nominal one unless the solution was accepted."""
+
+    wcs: Tpv | None
+    solution: AstrometrySolution | None
+    stars: ReferenceCatalogue | None
+    flags: Flags
+
+    @property
+    def solved(self) -> bool:
+        """Whether the WCS can be trusted."""
+        return self.solution is not None and self.solution.accepted
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """How bright things are; NaN where unknown.
+
+    Parameters
+    ----------
+    zero_point : ZeroPoint or None
+        mag of 1 e-/s in an infinite aperture.
+    factor : float
+        From the flux in the main aperture to the whole.
+    limiting_mag : float
+        5 sigma, point source.
+    """
+
+    zero_point: ZeroPoint | None
+    factor: float
+    limiting_mag: float
+    flags: Flags
+
+
+def clean_pixels(
+    raw: RawCcd, layout: Layout, camera: Camera, masters: Masters, fwhm_px: float
+) -> Clean:
+    """From raw ADU to electrons: overscan, bias, flat, gain, masks, sky, cosmic rays.
+
+    Parameters
+    ----------
+    raw : RawCcd
+    layout : Layout
+    camera : Camera
+        Knows the dead amplifiers.
+    masters : Masters
+    fwhm_px : float
+        Seeing supposed, pixels: what is sharper is a cosmic ray.
+
+    Raises
+    ------
+    PixelError
+        If the pixels have a wrong type or shape.
+    """
+    known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
+    dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
+    flags = _amplifier_flags(layout, dead)
+    frame = detrend(raw.pixels, layout, bias=masters.bias, flat=masters.flat, dead=dead)
+    n_saturated = grow_saturation(frame.mask)
+    interpolate_bad(frame.image, frame.mask)
+    if saturated_fraction(frame.mask) > FLOODED:
+        flags.append("SATURATED_FRAME")
+    background = measure_background(frame.image, frame.mask)
+    silent = mark_silent(frame.mask, background, frame.read_noise)
+    if not math.isfinite(background.median_level) or silent > SILENT:
+        flags.append("BLANK")
+    n_cosmic_rays = find_cosmic_rays(
+        frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
+    )
+    image = subtract(frame.image, background)
+    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
+
+
+def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
+    """Detect and measure the sources, and the seeing.
+
+    Parameters
+    ----------
+    clean : Clean
+    fwhm_px : float
+        Seeing supposed, pixels.
+    snr : float
+        Detection threshold.
+    """
+    noise = clean.background.median_rms
+    sources, psf = find_sources(
+        clean.image,
+        clean.frame.mask,
+        clean.background.rms,
+        clean.background.box,
+        fwhm_px,
+        noise**2 if math.isfinite(noise) else 0.0,
+        snr,
+    )
+    flags: Flags = ()
+    if len(sources) == 0:
+        flags = ("NO_SOURCES",)
+    elif not psf.known:
+        flags = ("NO_PSF_STARS",)
+    elif math.hypot(*psf.ellipticity) > TRAILED:
+        flags = ("TRAILED",)
+    return Measured(sources, psf, aperture_correction(sources, psf.stars), flags)
+
+
+def solve_wcs(
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    sources: Sources,
+    reference: ReferenceCatalogue | None,
+    settings: Calibration,
+) -> Astrometry:
+    """Find where on the sky the CCD lay, starting from the header's WCS.
+
+    Parameters
+    ----------
+    raw : RawCcd
+    layout : Layout
+    camera : Camera
+    sources : Sources
+    reference : ReferenceCatalogue or None
+    settings : Calibration
+    """
+    try:
+        nominal = Tpv.from_header(camera.wcs_header(raw.header, layout))
+    except HeaderError:
+        return Astrometry(None, None, None, ("NO_NOMINAL_WCS", "NO_WCS"))
+    if reference is None:
+        return Astrometry(nominal, None, None, ("NO_REFERENCE",))
+    stars = _stars_near(raw, layout, camera, nominal, reference, settings.search_arcsec)
+    solution = solve(
+        sources.x,
+        sources.y,
+        np.where(sources.flags & SourceFlag.NO_CENTROID, np.nan, sources.flux),
+        sources.position_sigma,
+        stars,
+        nominal,
+        layout.trimmed_shape,
+        AstrometrySettings(search_arcsec=settings.search_arcsec),
+    )
+    flags = solution.flags if solution.accepted else ("NO_WCS", *solution.flags)
+    return Astrometry(solution.wcs, solution, stars, flags)
+
+
+def calibrate_flux(
+    raw: RawCcd, camera: Camera, clean: Clean, measured: Measured, astrometry: Astrometry
+) -> Photometry:
+    """Find the zero point from the stars of the astrometric match, and the depth.
+
+    Parameters
+    ----------
+    raw : RawCcd
+    camera : Camera
+        Knows how its bands differ from the catalogue's.
+    clean : Clean
+    measured : Measured
+    astrometry : Astrometry
+    """
+    factor = measured.correction.factor
+    factor = factor if math.isfinite(factor) else 1.0
+    solution, stars = astrometry.solution, astrometry.stars
+    if stars is None or solution is None or not solution.accepted:
+        return Photometry(None, factor, math.nan, ())
+    matched = measured.sources.take(solution.source)
+    clear = (matched.flags & ~SourceFlag.NEIGHBOUR) == 0
+    index = solution.reference[clear]
+    exposure_s = raw.exposure.exposure_s
+    mag, flags = _mags_in_band(stars.take(index), camera, raw.exposure.band)
+    zero = zero_point(
+        matched.flux[clear] * factor,
+        matched.flux_error[clear] * factor,
+        exposure_s,
+        mag,
+        stars.mag_error[index],
+    )
+    if not math.isfinite(zero.value):
+        return Photometry(zero, factor, math.nan, ("NO_ZERO_POINT",))
+    depth = limiting_magnitude(
+        zero.value, exposure_s, clean.background.median_rms, measured.psf.fwhm_px
+    )
+    return Photometry(zero, factor, depth, flags)
+
+
+def _mags_in_band(
+    stars: ReferenceCatalogue, camera: Camera, band: str
+) -> tuple[NDArray[np.float64], Flags]:
+    """Magnitudes in the camera's band: as listed, or Gaia's by the star's colour."""
+    if stars.in_band:
+        return stars.mag, ()
+    terms = camera.gaia_colour_terms(band)
+    if terms is None or stars.colour is None:
+        return stars.mag, ("OTHER_BAND",)
+    return stars.mag - np.polynomial.polynomial.polyval(stars.colour, terms), ()
+
+
+def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
+    names = {amplifier.name for amplifier in layout.amplifiers}
+    flags = []
+    if names <= set(dead):
+        flags.append("DEAD")
+    elif names & set(dead):
+        flags.append("PARTIAL_DEAD")
+    if not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers):
+        flags.append("NO_OVERSCAN")
+    return flags
+
+
+def _stars_near(
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    wcs: Tpv,
+    reference: ReferenceCatalogue,
+    search_arcsec: float,
+) -> ReferenceCatalogue:
+    """Reference stars that the CCD can have seen, where they were at that time."""
+    ny, nx = layout.trimmed_shape
+    ra, dec = wcs.pixel_to_sky(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]))
+    half_diagonal = 0.5 * math.hypot(nx, ny) * camera.pixel_scale
+    radius_deg = (half_diagonal + 1.5 * search_arcsec) / 3600.0
+    moment = raw.exposure.start
+    year = moment.year + (moment.timetuple().tm_yday - 0.5) / 365.25
+    return reference.near(float(ra[0]), float(dec[0]), radius_deg).at_epoch(year)
