@@ -1,0 +1,73 @@
+"""The journals of a site, as far as they lie on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prepipe.config import Site
+    from prepipe.model import Night
+    from prepipe.store import Journal
+    from prepipe.store.status import NightStatus
+
+__all__ = ["JOURNAL_NAME", "Journals", "open_journals"]
+
+JOURNAL_NAME = "journal.sqlite"
+
+
+@dataclass(frozen=True)
+class Journals:
+    """The journal of each end; None where this machine has none."""
+
+    telescope: Journal | None
+    cluster: Journal | None
+
+    @property
+    def present(self) -> dict[str, Journal]:
+        """Those that are here, by the name of their end."""
+        ends = {"telescope": self.telescope, "cluster": self.cluster}
+        return {end: journal for end, journal in ends.items() if journal is not None}
+
+    def status(self, exposure: int | None = None, night: Night | None = None) -> NightStatus:
+        """Where everything is."""
+        from prepipe.store.status import night_status  # noqa: PLC0415
+
+        rows = {
+            end: journal.rows(exposure=exposure, night=night)
+            for end, journal in self.present.items()
+        }
+        files = {end: journal.quarantined_files() for end, journal in self.present.items()}
+        return night_status(
+            rows.get("telescope", ()),
+            rows.get("cluster", ()),
+            files.get("telescope", ()),
+            files.get("cluster", ()),
+        )
+
+
+@contextmanager
+def open_journals(site: Site) -> Iterator[Journals]:
+    """Open the journals that exist; none is made.
+
+    Raises
+    ------
+    StorageError
+        If one exists and cannot be used.
+    """
+    journals = Journals(_opened(site.telescope.work), _opened(site.cluster.work))
+    try:
+        yield journals
+    finally:
+        for journal in journals.present.values():
+            journal.close()
+
+
+def _opened(work: Path) -> Journal | None:
+    from prepipe.store import Journal  # noqa: PLC0415
+
+    path = work / JOURNAL_NAME
+    return Journal(path) if path.is_file() else None

@@ -1,0 +1,59 @@
+"""Options that several commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prepipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prepipe.config import Site
+
+__all__ = ["DEFAULT_CONFIG", "Config", "Json", "number_list", "read_site"]
+
+DEFAULT_CONFIG = Path("prepipe.toml")
+
+Config = Annotated[
+    Path,
+    typer.Option("--config", "-c", help="The site's settings.", envvar="PREPIPE_CONFIG"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+def read_site(config: Path) -> Site:
+    """Read the settings of the site.
+
+    Raises
+    ------
+    ConfigError
+        If they are missing or wrong.
+    """
+    from prepipe.config import Site  # noqa: PLC0415
+
+    return Site.read(config)
+
+
+def number_list(text: str, what: str) -> tuple[int, ...]:
+    """Read ``25,31,40-44``.
+
+    Parameters
+    ----------
+    text : str
+    what : str
+        Name of the option, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If `text` is no such list.
+    """
+    numbers: list[int] = []
+    for part in text.strip().removesuffix(",").split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise ConfigError(f"{what}: {text!r} is not a list of numbers like 25,31,40-44")
+        numbers += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(numbers))

@@ -1,0 +1,110 @@
+"""What commands share for speaking: JSON and tables on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from prepipe.cli.app import FAILED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["Failures", "console", "make_table", "number", "plain", "print_json", "print_table"]
+
+PIPE_WIDTH = 200
+"""Columns of a table that goes into a pipe or file, where nobody should meet cut lines."""
+
+
+def plain(value: Any) -> Any:
+    """Turn anything that the rooms return into what JSON knows; NaN and infinity become null."""
+    if isinstance(value, Enum):
+        value = value.value
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    typer.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def number(value: float | None, digits: int = 2, unit: str = "") -> str:
+    """A number for a person; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.{digits}f}{unit}"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The console of the stream as it is now, wide enough when it is no terminal."""
+    from rich.console import Console  # noqa: PLC0415
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+    """A table; columns whose name begins with ``>`` are set to the right."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return table
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a table on stdout."""
+    console().print(make_table(columns, rows, title))
+
+
+class Failures:
+    """The inputs that failed; each is named on stderr with its reason at once."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def add(self, name: str | Path, reason: object) -> None:
+        """Name an input and why it failed."""
+        sentence = str(reason)
+        self.reasons[str(name)] = sentence
+        named = sentence if str(name) in sentence else f"{name}: {sentence}"
+        typer.echo(f"failed: {named}", err=True)
+
+    def finish(self) -> None:
+        """Exit with 1 if anything failed.
+
+        Raises
+        ------
+        typer.Exit
+        """
+        if self.reasons:
+            raise typer.Exit(FAILED)

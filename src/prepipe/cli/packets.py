@@ -1,0 +1,222 @@
+"""`prepipe pack` and `prepipe unpack`: raw files to packets and back, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prepipe.cli.app import add_command
+from prepipe.cli.options import Json, number_list
+from prepipe.cli.output import Failures, number, print_json, print_table
+from prepipe.cli.progress import progress
+from prepipe.errors import ConfigError, PrepipeError
+
+if TYPE_CHECKING:
+    from prepipe.cameras import Camera
+    from prepipe.codec.fits_bytes import HduSpan
+    from prepipe.config import Pack
+    from prepipe.model import Ccd, Exposure, Packet
+
+__all__ = ["register"]
+
+LOSSY = "jpeg2000"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One CCD to be packed."""
+
+    path: Path
+    hdu: HduSpan
+    exposure: Exposure
+    ccd: Ccd
+
+
+def pack(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Raw exposures.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the packets.")],
+    codec: Annotated[
+        str, typer.Option("--codec", help="none (bit-exact), rice (lossless) or jpeg2000.")
+    ] = LOSSY,
+    ratio: Annotated[
+        float | None, typer.Option("--ratio", help="jpeg2000: compression to aim at.")
+    ] = None,
+    qstep: Annotated[
+        float | None,
+        typer.Option("--qstep", help="jpeg2000: quantiser step, as a fraction of 65536 ADU."),
+    ] = None,
+    ccds: Annotated[
+        str | None, typer.Option("--ccds", help="Only these: 25,31,40-44.  [default: all]")
+    ] = None,
+    camera: Annotated[
+        str, typer.Option("--camera", help="decam, or a .toml that describes a camera.")
+    ] = "decam",
+    as_json: Json = False,
+) -> None:
+    """Pack every CCD of raw exposures into a packet of its own."""
+    from prepipe.cameras import load_camera  # noqa: PLC0415
+    from prepipe.codec.pack import pack_ccd  # noqa: PLC0415
+    from prepipe.codec.packet import write_packet  # noqa: PLC0415
+
+    wanted = None if ccds is None else number_list(ccds, "--ccds")
+    settings = _pack_settings(codec, ratio, qstep)
+    failures = Failures()
+    jobs = list(_jobs(files, load_camera(camera), wanted, failures))
+    packed: list[tuple[_Job, Path, Packet]] = []
+    with progress("packed CCDs", len(jobs)) as advance:
+        for job in jobs:
+            name = f"{job.path} CCD {job.ccd.number}"
+            try:
+                made = pack_ccd(
+                    job.path, job.hdu, job.exposure, job.ccd, codec, settings.parameters
+                )
+                packed.append((job, write_packet(out, made), made.packet))
+            except ConfigError:
+                raise
+            except PrepipeError as error:
+                failures.add(name, error)
+            advance(name)
+    _report_packed(packed, failures, as_json=as_json)
+    failures.finish()
+
+
+def _pack_settings(codec: str, ratio: float | None, qstep: float | None) -> Pack:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from prepipe.codec import get_codec  # noqa: PLC0415
+    from prepipe.config import Pack  # noqa: PLC0415
+
+    get_codec(codec)
+    if codec != LOSSY and (ratio is not None or qstep is not None):
+        raise ConfigError(f"--ratio and --qstep are for jpeg2000; {codec} loses nothing")
+    try:
+        return Pack(codec=codec, ratio=ratio, qstep=qstep)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = "".join(f"--{part}: " for part in fault["loc"])
+        raise ConfigError(f"{where}{fault['msg'].removeprefix('Value error, ')}") from error
+
+
+def _jobs(
+    files: Iterable[Path], camera: Camera, wanted: tuple[int, ...] | None, failures: Failures
+) -> Iterable[_Job]:
+    from prepipe.codec.fits_bytes import scan_fits  # noqa: PLC0415
+    from prepipe.engines.raw import list_ccds, read_exposure  # noqa: PLC0415
+
+    for path in files:
+        try:
+            hdus = scan_fits(path)
+            exposure = read_exposure(path, camera)
+            held = {ccd.number: (hdu, ccd) for hdu, ccd in list_ccds(path, camera)}
+        except PrepipeError as error:
+            failures.add(path, error)
+            continue
+        for chosen in held if wanted is None else wanted:
+            if chosen not in held:
+                failures.add(f"{path} CCD {chosen}", "the file has no such CCD")
+                continue
+            index, ccd = held[chosen]
+            yield _Job(path, hdus[index], exposure, ccd)
+
+
+def _report_packed(
+    packed: list[tuple[_Job, Path, Packet]], failures: Failures, *, as_json: bool
+) -> None:
+    told = [
+        {
+            "file": job.path,
+            "exposure": job.exposure.number,
+            "ccd": job.ccd.number,
+            "packet": path,
+            "bytes": packet.payload_bytes,
+            **_fidelity(packet),
+        }
+        for job, path, packet in packed
+    ]
+    if as_json:
+        print_json({"packets": told, "failed": failures.reasons})
+    elif told:
+        _packet_table(told, "packet")
+
+
+def _fidelity(packet: Packet) -> dict[str, Any]:
+    """What the packing saved and lost."""
+    known = packet.parameters
+    names = ("ratio", "rms_error_adu", "rms_error_sigma", "max_error_adu")
+    return {"codec": packet.codec, **{name: known.get(name) for name in names}}
+
+
+def _packet_table(told: list[dict[str, Any]], written: str) -> None:
+    rows = [
+        (
+            packet["exposure"],
+            packet["ccd"],
+            packet["codec"],
+            number(packet["ratio"]),
+            number(packet["rms_error_adu"]),
+            number(packet["rms_error_sigma"], 3),
+            packet[written],
+        )
+        for packet in told
+    ]
+    columns = (
+        ">exposure",
+        ">CCD",
+        "codec",
+        ">ratio",
+        ">rms error ADU",
+        ">in sky noise",
+        written,
+    )
+    print_table(columns, rows)
+
+
+def unpack(
+    packets: Annotated[list[Path], typer.Argument(metavar="PACKET...", help="Packets.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the FITS files.")],
+    as_json: Json = False,
+) -> None:
+    """Write the FITS file of each packet, with the original header cards."""
+    from prepipe.codec.packet import read_header  # noqa: PLC0415
+    from prepipe.codec.unpack import unpack as unpack_packet  # noqa: PLC0415
+
+    failures = Failures()
+    told: list[dict[str, Any]] = []
+    with progress("unpacked", len(packets)) as advance:
+        for path in packets:
+            try:
+                written = unpack_packet(path, out)
+                packet = read_header(path)
+            except PrepipeError as error:
+                failures.add(path, error)
+            else:
+                told.append(
+                    {
+                        "packet": path,
+                        "exposure": packet.exposure.number,
+                        "ccd": packet.ccd.number,
+                        "file": written,
+                        **_fidelity(packet),
+                    }
+                )
+            advance(str(path))
+    if as_json:
+        print_json({"files": told, "failed": failures.reasons})
+    elif told:
+        _packet_table(told, "file")
+    failures.finish()
+
+
+def register(app: typer.Typer) -> None:
+    """Add `pack` and `unpack`."""
+    add_command(
+        app,
+        pack,
+        "prepipe pack DECam_00941420.fits.fz --out packets --codec none",
+        "prepipe pack DECam_00941420.fits.fz --out packets --ratio 8 --ccds 25,31",
+    )
+    add_command(app, unpack, "prepipe unpack packets/*.packet --out fits")

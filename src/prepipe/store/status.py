@@ -1,0 +1,272 @@
+"""Where every exposure is: both ends' journals seen as one.
+
+Pure functions over what the journals give back; nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from statistics import median
+
+import numpy as np
+
+from prepipe.model import Colour, Exposure, Stage
+from prepipe.store.rows import CcdKey, CcdRow, FileRow
+
+__all__ = [
+    "CcdStatus",
+    "ExposureStatus",
+    "FileStatus",
+    "NightStatus",
+    "Spread",
+    "StageLatency",
+    "night_status",
+]
+
+WAY = (Stage.FOUND, Stage.PACKED, Stage.SENT, Stage.LANDED, Stage.CALIBRATED)
+"""The stages that a CCD passes when nothing goes wrong."""
+
+TELESCOPE = "telescope"
+CLUSTER = "cluster"
+
+
+@dataclass(frozen=True)
+class CcdStatus:
+    """One CCD, as the end that has it now knows it.
+
+    Parameters
+    ----------
+    key : CcdKey
+    exposure : Exposure
+    end : str
+        ``"telescope"`` or ``"cluster"``.
+    stage, failed_stage : Stage
+        Where it is; for a quarantined one also how far it had come.
+    tries : int
+        Failures in a row.
+    reason : str
+        Why it failed; empty if it did not.
+    grade : str or None
+        Colour of the grade.
+    reasons : tuple of str
+        Why it was graded so.
+    times : mapping
+        When it reached each stage, seconds since 1970.
+    seconds : mapping
+        How long the work towards each stage took, s.
+    product : str or None
+        Path of the calibrated image.
+    """
+
+    key: CcdKey
+    exposure: Exposure
+    end: str
+    stage: Stage
+    failed_stage: Stage | None
+    tries: int
+    reason: str
+    grade: str | None
+    reasons: tuple[str, ...]
+    times: Mapping[Stage, float]
+    seconds: Mapping[str, float]
+    product: str | None
+
+    @property
+    def latency_s(self) -> float | None:
+        """From the first sight of it to the calibrated CCD, s."""
+        end = self.times.get(Stage.CALIBRATED)
+        return None if end is None else end - min(self.times.values())
+
+
+@dataclass(frozen=True)
+class ExposureStatus:
+    """One exposure and its CCDs, in the order of their numbers."""
+
+    exposure: Exposure
+    ccds: tuple[CcdStatus, ...]
+
+    @property
+    def stages(self) -> dict[Stage, int]:
+        """CCDs at each stage, in the order of the way."""
+        counts = Counter(ccd.stage for ccd in self.ccds)
+        return {stage: counts[stage] for stage in Stage if counts[stage]}
+
+    @property
+    def grades(self) -> dict[str, int]:
+        """CCDs of each colour, best first."""
+        counts = Counter(ccd.grade for ccd in self.ccds)
+        return {colour.value: counts[colour] for colour in Colour if counts[colour]}
+
+    @property
+    def latency_s(self) -> float | None:
+        """Median over its calibrated CCDs, s."""
+        known = [ccd.latency_s for ccd in self.ccds if ccd.latency_s is not None]
+        return median(known) if known else None
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """A file in quarantine, and at which end."""
+
+    end: str
+    path: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and 95th percentile."""
+
+    p50: float
+    p95: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Spread of some values; None if there are none."""
+        if not values:
+            return None
+        p50, p95 = np.percentile(values, [50, 95])
+        return cls(float(p50), float(p95))
+
+
+@dataclass(frozen=True)
+class StageLatency:
+    """How long CCDs took to a stage.
+
+    Parameters
+    ----------
+    stage : Stage
+    ccds : int
+        How many reached it.
+    since_last : Spread or None
+        From the stage before, waiting included, s.
+    work : Spread or None
+        The work alone, s.
+    """
+
+    stage: Stage
+    ccds: int
+    since_last: Spread | None
+    work: Spread | None
+
+
+@dataclass(frozen=True)
+class NightStatus:
+    """All that `prepipe status` tells.
+
+    Parameters
+    ----------
+    exposures : tuple of ExposureStatus
+        Newest first.
+    failing : tuple of CcdStatus
+        CCDs that failed: the quarantined ones, and those that will be tried again.
+    files : tuple of FileStatus
+        Files in quarantine.
+    latency : Spread or None
+        From found to calibrated, s.
+    stages : tuple of StageLatency
+    """
+
+    exposures: tuple[ExposureStatus, ...]
+    failing: tuple[CcdStatus, ...]
+    files: tuple[FileStatus, ...]
+    latency: Spread | None
+    stages: tuple[StageLatency, ...]
+
+    @property
+    def totals(self) -> dict[Stage, int]:
+        """CCDs at each stage, all exposures together."""
+        counts = Counter(ccd.stage for exposure in self.exposures for ccd in exposure.ccds)
+        return {stage: counts[stage] for stage in Stage if counts[stage]}
+
+
+def night_status(
+    telescope: Iterable[CcdRow] = (),
+    cluster: Iterable[CcdRow] = (),
+    telescope_files: Iterable[FileRow] = (),
+    cluster_files: Iterable[FileRow] = (),
+) -> NightStatus:
+    """See both ends' journals as one.
+
+    Parameters
+    ----------
+    telescope, cluster : iterable of CcdRow
+        What each end knows; either may be empty.
+    telescope_files, cluster_files : iterable of FileRow
+        Files in quarantine at each end.
+    """
+    there = {row.key: row for row in cluster}
+    here = {row.key: row for row in telescope}
+    ccds = [_merged(here.get(key), there.get(key)) for key in here | there]
+    files = [_file(TELESCOPE, row) for row in telescope_files]
+    files += [_file(CLUSTER, row) for row in cluster_files]
+    latencies = [ccd.latency_s for ccd in ccds if ccd.latency_s is not None]
+    exposures = _by_exposure(ccds)
+    return NightStatus(
+        exposures=exposures,
+        failing=tuple(ccd for found in exposures for ccd in found.ccds if ccd.reason),
+        files=tuple(sorted(files, key=lambda file: -file.at)),
+        latency=Spread.of(latencies),
+        stages=_stage_latencies(ccds),
+    )
+
+
+def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
+    # What has landed is there, whatever the telescope's end still believes.
+    rows = [row for row in (here, there) if row is not None]
+    row = rows[-1]
+    times = {
+        stage: at
+        for found in rows
+        for stage in _stages_of(found, telescope=found is here)
+        if (at := getattr(found, f"{stage.value}_at")) is not None
+    }
+    seconds = {name: took for found in rows for name, took in found.seconds.items()}
+    return CcdStatus(
+        key=row.key,
+        exposure=row.exposure,
+        end=CLUSTER if row is there else TELESCOPE,
+        stage=row.stage,
+        failed_stage=row.failed_stage,
+        tries=row.tries,
+        reason=row.reason,
+        grade=row.grade if row.stage is Stage.CALIBRATED else None,
+        reasons=row.reasons,
+        times=times,
+        seconds=seconds,
+        product=row.reduction.get("product"),
+    )
+
+
+def _stages_of(row: CcdRow, *, telescope: bool) -> tuple[Stage, ...]:
+    # What the cluster calls found is its landing: not the first sight of the CCD.
+    reached = row.failed_stage or row.stage
+    own = WAY[:3] if telescope else WAY[3:]
+    return own[: own.index(reached) + 1] if reached in own else own[:1]
+
+
+def _by_exposure(ccds: Iterable[CcdStatus]) -> tuple[ExposureStatus, ...]:
+    def place(ccd: CcdStatus) -> tuple[float, int, str]:
+        return -ccd.exposure.start.timestamp(), -ccd.exposure.number, ccd.exposure.camera
+
+    ordered = sorted(ccds, key=lambda ccd: (*place(ccd), ccd.key.ccd))
+    groups = (list(group) for _, group in groupby(ordered, key=place))
+    return tuple(ExposureStatus(group[0].exposure, tuple(group)) for group in groups)
+
+
+def _file(end: str, row: FileRow) -> FileStatus:
+    return FileStatus(end, row.path, row.reason, row.at)
+
+
+def _stage_latencies(ccds: Sequence[CcdStatus]) -> tuple[StageLatency, ...]:
+    latencies = []
+    for before, stage in pairwise(WAY):
+        arrived = [ccd for ccd in ccds if stage in ccd.times]
+        waits = [ccd.times[stage] - ccd.times[before] for ccd in arrived if before in ccd.times]
+        work = [ccd.seconds[stage.value] for ccd in arrived if stage.value in ccd.seconds]
+        latencies.append(StageLatency(stage, len(arrived), Spread.of(waits), Spread.of(work)))
+    return tuple(latencies)
