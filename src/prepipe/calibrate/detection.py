@@ -325,6 +325,6 @@ def _lowest_between(
         # Round to the nearest pixel with integers: the line must be the same on every machine.
         y = y0 + ((y1 - y0) * k * 2 + steps) // (2 * steps)
         x = x0 + ((x1 - x0) * k * 2 + steps) // (2 * steps)
-        if not mask[y, x] & _SATURATED:
-            lowest = min(lowest, filtered[y, x])
+        if not mask[y, x] & _SATURATED and filtered[y, x] < lowest:
+            lowest = filtered[y, x]
     return float(lowest)

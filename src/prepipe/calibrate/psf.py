@@ -20,13 +20,15 @@ _FEWEST_ISOLATED = 20
 _MOST_STACKED = 200
 _SNR_MIN = 20.0
 _SIZE_TOLERANCE = 0.08
-_STACK_RADIUS = 1.6
+_STACK_RADIUS = 1.2
 _STACK_BINS = 30
 _STACK_CLIP = 4.0
 _STAR_TO_STAR = 0.01
+_SHARPEST = 0.9
 _STEEPEST_BETA = 30.0
 _REFINE_ABOVE = 0.15
 _MOST_REPEATS = 2
+_WIDER = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,9 @@ def find_sources(
 
     The guess may be wrong by a factor of two either way. The work is repeated, at
     most twice, as long as the FWHM measured differs by more than 15 % from the one
-    worked with. Where no star's width can be measured, the guess is kept.
+    worked with. Where no width comes out of many bright sources (trailed or
+    defocused stars), twice and four times the guess are tried; if that does not help
+    either, the sources are those found with the guess.
 
     Parameters
     ----------
@@ -110,18 +114,45 @@ def find_sources(
     PixelError
         If `image` is not two-dimensional or `mask` has another shape.
     """
-    fwhm_px = fwhm_guess_px
-    for repeat in range(_MOST_REPEATS + 1):
+    attempts = []
+    for factor in _WIDER:
+        attempts.append(
+            _find_and_refine(
+                image, mask, background_rms, box, factor * fwhm_guess_px, sky_variance, snr
+            )
+        )
+        sources, psf = attempts[-1]
+        if psf.known:
+            return sources, psf
+        if np.count_nonzero(sources.snr > _SNR_MIN) < _FEWEST_ISOLATED:
+            break
+    return attempts[0]
+
+
+def _find_and_refine(
+    image: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    background_rms: NDArray[np.float32],
+    box: int,
+    fwhm_px: float,
+    sky_variance: float,
+    snr: float,
+) -> tuple[Sources, Psf]:
+    """Repeat with the measured width until it is the one worked with, or is lost by that."""
+    found: tuple[Sources, Psf] | None = None
+    for _ in range(_MOST_REPEATS + 1):
         filtered, noise_gain = matched_filter(image, fwhm_px, mask)
         peaks = detect(
             filtered, background_rms, mask, fwhm_px=fwhm_px, noise_gain=noise_gain, snr=snr, box=box
         )
         sources = measure(image, mask, peaks, fwhm_px=fwhm_px, sky_variance=sky_variance)
         psf = measure_psf(image, sources, fwhm_px)
+        if found is not None and not psf.known:
+            return found
+        found = sources, psf
         if not psf.known or abs(psf.fwhm_px / fwhm_px - 1.0) <= _REFINE_ABOVE:
             break
-        if repeat < _MOST_REPEATS:
-            fwhm_px = psf.fwhm_px
+        fwhm_px = psf.fwhm_px
     return sources, psf
 
 
@@ -158,7 +189,7 @@ def measure_psf(image: NDArray[np.float32], sources: Sources, fwhm_guess_px: flo
     profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px)
     width = SIGMA_TO_FWHM * float(np.median(sources.size[stars]))
     fwhm_px, beta = _fit_moffat(*profile, width)
-    if not 0.4 * width < fwhm_px < 2.0 * width:
+    if not max(_SHARPEST, 0.25 * width) < fwhm_px < 2.0 * width:
         return _unknown(stars)
     xx, yy, xy = (float(np.median(m[stars])) for m in (sources.xx, sources.yy, sources.xy))
     return Psf(

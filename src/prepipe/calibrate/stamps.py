@@ -206,7 +206,9 @@ def _find_neighbours(
             p = members[k]
             distance = max(abs(y[p] - y[s]), abs(x[p] - x[s]))
             inside = distance <= half or (distance <= reach and height[p] > height[s])
-            if p != s and inside and found < near.shape[0]:
+            if p != s and inside:
+                if found == near.shape[0]:
+                    return found
                 near[found, 0] = x[p] - x[s]
                 near[found, 1] = y[p] - y[s]
                 near[found, 2] = brightness / np.cbrt(max(height[p], faint))
@@ -348,7 +350,7 @@ def _shape(
     slope_x = total * max(1.0 - xx / (sigma * sigma), 0.1)
     slope_y = total * max(1.0 - yy / (sigma * sigma), 0.1)
     row["position_sigma"] = np.sqrt(
-        0.5 * (variance_xx / (slope_x * slope_x) + variance_yy / (slope_y * slope_y))
+        0.5 * max(variance_xx / (slope_x * slope_x) + variance_yy / (slope_y * slope_y), 0.0)
     )
 
 
@@ -359,12 +361,16 @@ def _line_sums(
     across: NDArray[np.float32],
     sky: np.float32,
 ) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
-    """Along one line: the weighted light, times offset, times its square; two sums of variance."""
+    """Along one line: the weighted light, times offset, times its square; two sums of variance.
+
+    A pixel's variance is that of the sky plus its light, negative or not: cutting the noise off
+    at zero would add its positive half.
+    """
     light, light_x, light_xx = np.float32(0), np.float32(0), np.float32(0)
     variance, variance_xx = np.float32(0), np.float32(0)
     for i in range(line.size):
         weighted = across[i] * line[i]
-        noise = across[i] * across[i] * (sky + max(line[i], np.float32(0)))
+        noise = across[i] * across[i] * (sky + line[i])
         light += weighted
         light_x += weighted * offsets[i]
         light_xx += weighted * offsets[i] * offsets[i]
@@ -400,8 +406,9 @@ def _apertures(
 ) -> None:
     """Sum circles; a pixel on the rim counts by how far its centre lies inside of the rim.
 
-    That is the exact area of a pixel cut by a straight rim along its rows or columns,
-    and within 0.3 % of the area of a circle of 2 pixels radius.
+    Such a rim of one pixel's width encloses 1/12 pi more than a sharp one, which the radius used
+    makes up for. Against exact areas, a star of 4 pixels FWHM then has 0.1 % too much in a
+    radius of 2 pixels, and 0.005 % too little in one of 4.
     """
     half = stamp.shape[0] // 2
     distance = np.empty(stamp.shape[0], np.float32)
@@ -416,7 +423,7 @@ def _apertures(
             x = np.float32(i - half) - np.float32(dx)
             distance[i] = np.sqrt(x * x + y * y)
         for k in range(radii.size):
-            rim = np.float32(radii[k] + 0.5)
+            rim = np.float32(np.sqrt(max(radii[k] * radii[k] - 1.0 / 12.0, 0.0)) + 0.5)
             if abs(y) >= rim:
                 continue
             total, squares = np.float32(0), np.float32(0)
