@@ -246,23 +246,31 @@ def _measure(
 
 
 @njit(cache=True)
+def _median_around(mesh: NDArray[np.float32], j: int, i: int, down: int, across: int) -> float:
+    """Median of the measured meshes within so many rows and columns; NaN if there is none."""
+    window = mesh[max(0, j - down) : j + down + 1, max(0, i - across) : i + across + 1].copy()
+    values = window.ravel()
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size > 0 else np.nan
+
+
+@njit(cache=True)
 def _filter(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     """3 x 3 median of the measured meshes; where there is none, of a wider window."""
     my, mx = mesh.shape
     result = np.empty_like(mesh)
     for j in range(my):
         for i in range(mx):
+            # At the border the window shrinks towards both sides alike (as SExtractor's does):
+            # a one-sided one would lag behind a sloping sky.
+            down = min(1, j, my - 1 - j)
+            across = min(1, i, mx - 1 - i)
+            value = _median_around(mesh, j, i, down, across)
             reach = 1
-            while True:
-                window = mesh[
-                    max(0, j - reach) : j + reach + 1, max(0, i - reach) : i + reach + 1
-                ].copy()
-                values = window.ravel()
-                values = values[np.isfinite(values)]
-                if values.size > 0:
-                    result[j, i] = np.median(values)
-                    break
+            while np.isnan(value):
+                value = _median_around(mesh, j, i, reach, reach)
                 reach *= 2
+            result[j, i] = value
     return result
 
 
@@ -272,7 +280,8 @@ def measure_background(
     """Measure the sky on a mesh.
 
     In meshes of 2048 pixels or more only every second row is counted; that
-    raises the noise of a level from 0.016 to 0.022 sky sigma and halves the time.
+    raises the noise of a 64 x 64 mesh's level from 0.034 to 0.048 sky sigma before
+    the median filter, and halves the time.
 
     Parameters
     ----------

@@ -2,8 +2,9 @@
 
 An amplifier's zero drifts while a CCD is read out, so each row brings its own
 reference: columns that were read but never lit. Their clipped mean, smoothed
-over a few neighbouring rows, is subtracted from the row. Charge of a saturated
-star may spill into the overscan; such pixels and rows are left out.
+over a few neighbouring rows, is subtracted from the row. Charge of a saturated star may
+spill into the overscan, and the first or last columns may glow; such pixels,
+rows and columns are left out.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = [
 
 PIXEL_CLIP = 5.0
 """Overscan pixels farther than this many sigma from their row's median are left out."""
+
+COLUMN_CLIP = 6.0
+"""Outer columns whose mean lies farther than this many sigma off the others are left out."""
 
 ROW_CLIP = 5.0
 """Rows farther than this many sigma from the running median are interpolated."""
@@ -103,6 +107,28 @@ def _row_statistics(
     return mean, deviation, reach
 
 
+def _without_glow(raw: Raw, box: Box) -> Box:
+    """Return the box without columns at its sides that lie off the others' level.
+
+    On DECam the last overscan columns may already rise towards the next register
+    (S2: by 17 ADU), and the first may hold charge left behind by the data.
+    """
+    step = max(1, box.shape[0] // 128)
+    sample = raw[box.y0 : box.y1 : step, box.x0 : box.x1].astype(np.float64)
+    sample[~np.isfinite(sample).all(axis=1)] = 0.0
+    offsets = sample - np.median(sample, axis=1, keepdims=True)
+    spread = 1.4826 * np.median(np.abs(offsets))
+    near = np.abs(offsets) <= PIXEL_CLIP * spread + 1.0
+    counts = near.sum(axis=0)
+    levels = np.where(near, offsets, 0.0).sum(axis=0) / np.maximum(counts, 1)
+    tolerance = COLUMN_CLIP * (spread + 0.3) / np.sqrt(sample.shape[0])
+    # Half of a column beyond the clip is a glow as well.
+    level = np.flatnonzero((np.abs(levels) <= tolerance) & (2 * counts >= sample.shape[0]))
+    if level.size == 0:
+        return box
+    return Box(box.x0 + int(level[0]), box.x0 + int(level[-1]) + 1, box.y0, box.y1)
+
+
 def _clipped_row(values: NDArray[np.float64], noise: float) -> float:
     """Mean of the pixels near the row's median."""
     values = values[np.isfinite(values)]
@@ -147,6 +173,7 @@ def overscan_noise(raw: NDArray[Any], box: Box) -> float:
     if inside.empty:
         return float("nan")
     pixels = raw_pixels(raw)
+    inside = _without_glow(pixels, inside)
     _, deviation, _ = _row_statistics(pixels, inside.x0, inside.x1, inside.y0, inside.y1)
     return _typical_deviation(deviation, inside.shape[1])
 
@@ -181,6 +208,7 @@ def overscan_rows(
     if inside.empty or y1 <= y0:
         return levels
     pixels = raw_pixels(raw)
+    inside = _without_glow(pixels, Box(inside.x0, inside.x1, y0, y1))
     mean, deviation, reach = _row_statistics(pixels, inside.x0, inside.x1, y0, y1)
     noise = _typical_deviation(deviation, inside.shape[1])
     noise = noise if np.isfinite(noise) else 0.0
@@ -194,7 +222,7 @@ def overscan_rows(
 
 def _running_median(levels: NDArray[np.float64], half_width: int) -> NDArray[np.float64]:
     """Median over 2 half_width + 1 rows, NaN left out; the window stops at the ends."""
-    padded = np.pad(levels, half_width, constant_values=np.nan)
+    padded = np.pad(levels.astype(np.float32), half_width, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half_width + 1)
     ordered = np.sort(windows, axis=1)
     counts = np.isfinite(ordered).sum(axis=1)
@@ -211,7 +239,8 @@ def _without_outliers(levels: NDArray[np.float64], half_width: int) -> NDArray[n
     spread = 1.4826 * np.nanmedian(np.abs(levels - centre))
     far = np.abs(levels - centre) > FRAME_TOLERANCE_ADU + 10.0 * spread
     kept = np.where(far, np.nan, levels)
-    window = 3 * max(half_width, 1)
+    # Wide enough that a dozen spoilt rows at the frame's end are a minority.
+    window = 5 * max(half_width, 1)
     residual = np.abs(kept - _running_median(kept, window))
     tolerance = np.full(levels.size, ROW_CLIP * 1.4826 * np.nanmedian(residual))
     tolerance[:window] += SETTLING_ADU
@@ -251,7 +280,8 @@ def smooth_rows(levels: NDArray[np.float32], half_width: int = 7) -> NDArray[np.
     offset = filled[0]
     sums = np.concatenate(([0.0], np.cumsum(filled - offset)))
     means: NDArray[np.float64] = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
-    return (means + offset).astype(np.float32)
+    means += offset
+    return means.astype(np.float32)
 
 
 def overscan_levels(
