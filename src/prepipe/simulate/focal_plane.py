@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 
+from prepipe.cameras.decam import Decam
 from prepipe.errors import ConfigError
 from prepipe.model import Box
 
@@ -28,10 +29,6 @@ FIRST_DATA_COLUMN = 56
 PRESCAN_COLUMNS = 6
 HALF_WIDTH = 1024
 POSTSCAN_ROWS = 50
-
-# CCD 61 (N30) died in November 2012; CCD 2 (S30) read nothing until 2016-12-29 (NOIRLab, DECam
-# status; Legacy Surveys, legacypipe).
-DEAD_UNTIL = {61: date.max, 2: date(2016, 12, 29)}
 
 _NORTH_LIKE_FOCUS = ("FS4", "FN4")
 
@@ -120,7 +117,7 @@ class Detector:
 
     def is_dead(self, when: datetime) -> bool:
         """Whether it gave no signal on that date."""
-        return when.date() < DEAD_UNTIL.get(self.number, date.min)
+        return len(Decam().dead_amplifiers(self.number, when)) == len(self.channels)
 
 
 @cache
@@ -163,9 +160,9 @@ def chosen_detectors(
 
 
 def _distance(detector: Detector) -> tuple[int, int]:
-    """Pixels from the optical axis to the centre of the CCD; ties by number."""
+    """From the optical axis to the centre of the CCD, in tens of pixels; ties by number."""
     x, y = 1080.0 - detector.crpix[0], 2073.0 - detector.crpix[1]
-    return round(float(np.hypot(x, y)), -1).__int__(), detector.number
+    return round(float(np.hypot(x, y)) / 10.0), detector.number
 
 
 def _detector(row: dict[str, str]) -> Detector:

@@ -306,8 +306,9 @@ def _epoch(columns: dict[str, NDArray[Any]]) -> float:
 
 
 def _gaia_mag(columns: dict[str, NDArray[Any]], band: str) -> Floats | None:
-    if (vega := columns.get(f"phot_{band}_mean_mag")) is not None:
-        return vega.astype(np.float64)
-    if (ab := columns.get(f"phot_{band}_mean_abmag")) is not None:
-        return ab.astype(np.float64) - AB_MINUS_VEGA[band]
-    return None
+    vega = columns.get(f"phot_{band}_mean_mag")
+    if vega is None and (ab := columns.get(f"phot_{band}_mean_abmag")) is not None:
+        vega = ab.astype(np.float64) - AB_MINUS_VEGA[band]
+    if vega is None:
+        return None
+    return np.where(np.isfinite(vega), vega, np.nan)
