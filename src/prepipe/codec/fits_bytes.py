@@ -245,8 +245,9 @@ class FitsFile:
             part = self.read(offset + len(header), _READ_BYTES)
             header += part
             end = _find_end(header, len(header) - len(part))
-            if end is not None:
-                return header[: end + CARD + padding_to_block(end + CARD)]
+            length = 0 if end is None else end + CARD + padding_to_block(end + CARD)
+            if 0 < length <= len(header):
+                return header[:length]
             if len(part) < _READ_BYTES:
                 raise FitsError(f"{where}: the file ends inside its header; fetch it again")
         raise FitsError(

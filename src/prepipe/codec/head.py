@@ -71,6 +71,7 @@ class PacketHead(_Model):
     def _sound(self) -> PacketHead:
         if self.shape[0] * self.shape[1] > MAX_PIXELS:
             raise ValueError(f"{self.shape} is no size of a CCD")
+        # pydantic lets NaN and 1e999 pass where any JSON value may stand
         if not _finite(self.parameters):
             raise ValueError("parameters hold a number that is not finite")
         return self

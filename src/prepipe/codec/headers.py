@@ -88,9 +88,13 @@ def rice_cards(span: HduSpan, table: RiceTable, bytes_per_pixel: int) -> list[by
     if span.compressed:
         kept = [card for card in span.cards if not _OTHER_COMPRESSION.fullmatch(keyword_of(card))]
         return with_cards(kept, fresh, after="TFIELDS")
-    return _table_head(span, fresh) + [
-        card for card in span.cards if not _STRUCTURE.fullmatch(keyword_of(card))
-    ]
+    cards = _table_head(span, fresh)
+    cards += [card for card in span.cards if not _STRUCTURE.fullmatch(keyword_of(card))]
+    if span.has("CHECKSUM"):
+        cards.append(make_card("CHECKSUM", "0" * 16, "HDU checksum"))
+    if span.has("DATASUM"):
+        cards.append(make_card("DATASUM", "0", "data unit checksum"))
+    return cards
 
 
 def funpack_header(header: bytes) -> bytes:

