@@ -1,0 +1,128 @@
+"""The link to another directory of this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prepipe import config
+from prepipe.errors import LinkError, PacketError, StorageError
+from prepipe.link import LocalLink, open_link
+
+NAME = "decam_00941420_25.packet"
+
+
+@pytest.fixture
+def packet(tmp_path: Path) -> Path:
+    path = tmp_path / "here" / NAME
+    path.parent.mkdir()
+    path.write_bytes(b"packet" * 1000)
+    return path
+
+
+def test_a_packet_arrives_whole_and_leaves_no_partial_file(tmp_path: Path, packet: Path) -> None:
+    landing = tmp_path / "far" / "landing"
+    LocalLink(landing).send(packet)
+    assert (landing / NAME).read_bytes() == packet.read_bytes()
+    assert [path.name for path in landing.iterdir()] == [NAME]
+
+
+def test_it_is_copied_where_it_cannot_be_linked(
+    tmp_path: Path, packet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_device(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", other_device)
+    LocalLink(tmp_path / "landing").send(packet)
+    arrived = tmp_path / "landing" / NAME
+    assert arrived.read_bytes() == packet.read_bytes()
+    assert arrived.stat().st_ino != packet.stat().st_ino
+
+
+def test_sending_twice_changes_nothing(tmp_path: Path, packet: Path) -> None:
+    link = LocalLink(tmp_path / "landing")
+    link.send(packet)
+    link.send(packet)
+    assert [path.name for path in (tmp_path / "landing").iterdir()] == [NAME]
+
+
+def test_what_is_sent_survives_the_removal_of_the_original(tmp_path: Path, packet: Path) -> None:
+    content = packet.read_bytes()
+    LocalLink(tmp_path / "landing").send(packet)
+    packet.unlink()
+    assert (tmp_path / "landing" / NAME).read_bytes() == content
+
+
+def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_ones(
+    tmp_path: Path,
+) -> None:
+    for name, size in (
+        (NAME, 5),
+        ("done/decam_00000001_01.packet", 6),
+        ("done/2020-03-05/decam_00000002_01.packet", 7),
+        ("rejected/decam_00000003_01.packet", 8),
+        (".decam_00000004_01.packet.99.part", 9),
+        ("notes.txt", 10),
+    ):
+        path = tmp_path / "landing" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    assert LocalLink(tmp_path / "landing").inventory() == {
+        NAME: 5,
+        "decam_00000001_01.packet": 6,
+        "decam_00000002_01.packet": 7,
+    }
+
+
+def test_a_packet_that_landed_anew_hides_the_registered_one_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / NAME).write_bytes(b"old")
+    (tmp_path / NAME).write_bytes(b"fresh")
+    assert LocalLink(tmp_path).inventory() == {NAME: 5}
+
+
+def test_a_landing_directory_not_yet_made_is_empty(tmp_path: Path) -> None:
+    assert LocalLink(tmp_path / "nowhere").inventory() == {}
+
+
+def test_a_landing_directory_that_is_a_file_is_a_fault_of_the_link(
+    tmp_path: Path, packet: Path
+) -> None:
+    (tmp_path / "landing").write_text("a file")
+    with pytest.raises(LinkError, match="landing directory"):
+        LocalLink(tmp_path / "landing").send(packet)
+    with pytest.raises(LinkError, match="landing directory"):
+        LocalLink(tmp_path / "landing").inventory()
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_nothing_behind(
+    tmp_path: Path, packet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_source: Path, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "x")))
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match="free some space"):
+        LocalLink(tmp_path / "landing").send(packet)
+    assert list((tmp_path / "landing").iterdir()) == []
+
+
+def test_a_packet_that_vanished_is_no_fault_of_the_link(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="vanished"):
+        LocalLink(tmp_path / "landing").send(tmp_path / NAME)
+
+
+def test_a_name_that_is_no_packets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PacketError):
+        LocalLink(tmp_path / "landing").send(tmp_path / "evil.packet")
+
+
+def test_the_settings_choose_the_link(tmp_path: Path) -> None:
+    assert isinstance(open_link(config.Link(landing=tmp_path)), LocalLink)
