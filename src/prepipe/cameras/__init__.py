@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import as_file, files
 from pathlib import Path
 
 from prepipe.cameras.base import Camera
@@ -18,7 +19,8 @@ def load_camera(name: str) -> Camera:
     Parameters
     ----------
     name : str
-        ``"decam"``, or the path of a ``.toml`` file.
+        ``"decam"``, a camera described in this folder (``"sdss"``), or the path of a
+        ``.toml`` file.
 
     Raises
     ------
@@ -27,6 +29,14 @@ def load_camera(name: str) -> Camera:
     """
     if name.endswith(".toml"):
         return GenericCamera.read(Path(name))
-    if name.lower() == "decam":
+    if name == "decam":
         return Decam()
-    raise ConfigError(f"no camera {name!r}: write decam, or the path of a .toml that describes one")
+    with as_file(files("prepipe.cameras")) as folder:
+        described = sorted(folder.glob("*.toml"))
+        for path in described:
+            if path.stem == name:
+                return GenericCamera.read(path)
+    known = ", ".join(["decam", *(path.stem for path in described)])
+    raise ConfigError(
+        f"no camera {name!r}: write one of {known}, or the path of a .toml that describes one"
+    )

@@ -25,6 +25,9 @@ class Camera(Protocol):
     pixel_scale: float
     """arcsec / pixel"""
 
+    needs_masters: bool
+    """Whether its raw frames are still without bias and flat."""
+
     def exposure(self, header: Header) -> Exposure:
         """Read what was observed, and when.
 

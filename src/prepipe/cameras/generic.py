@@ -6,6 +6,8 @@ Example
 
     name = "sdss"
     pixel_scale = 0.396             # arcsec / pixel
+    turn_hour = 14                  # UTC hours above it belong to the night that begins that day
+    calibrated = true               # bias and flat were applied before
 
     [cards]                         # which card says what; a missing line takes the default
     number = "FRAME"                # exposure number
@@ -89,6 +91,7 @@ class Description(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     pixel_scale: float = Field(gt=0)
     turn_hour: int = Field(14, ge=0, le=23)
+    calibrated: bool = False
     cards: Cards = Cards()
     detector: Detector = Detector()
 
@@ -105,6 +108,7 @@ class GenericCamera:
         self._description = description
         self.name = description.name
         self.pixel_scale = description.pixel_scale
+        self.needs_masters = not description.calibrated
 
     @classmethod
     def read(cls, path: Path) -> GenericCamera:

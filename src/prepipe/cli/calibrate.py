@@ -164,17 +164,23 @@ def _must_exist(path: Path, what: str) -> None:
 def _orders(files: list[Path], base: dict[str, Any], failures: Failures) -> Iterator[Order]:
     from prepipe.cameras import load_camera  # noqa: PLC0415
     from prepipe.engines.base import Order  # noqa: PLC0415
-    from prepipe.engines.raw import list_ccds  # noqa: PLC0415
+    from prepipe.engines.raw import list_ccds, read_exposure  # noqa: PLC0415
 
     camera = load_camera(base["camera"])
+    seen: dict[str, Path] = {}
     for path in files:
         if path.suffix == ".packet":
             yield Order(source=path, **base)
             continue
         try:
             found = list_ccds(path, camera)
+            exposure = read_exposure(path, camera)
         except PrepipeError as error:
             failures.add(path, error)
+            continue
+        name = f"{exposure.name} {exposure.band}"
+        if seen.setdefault(name, path) != path:
+            failures.add(path, f"exposure {exposure.number} was given already, as {seen[name]}")
             continue
         for hdu, _ in found:
             yield Order(source=path, hdu=hdu, **base)

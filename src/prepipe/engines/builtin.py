@@ -126,7 +126,9 @@ def reduce_ccd(
     watch = watch or Stopwatch()
     layout = camera.layout(raw.header, raw.pixels)
     with watch.timing("masters"):
-        masters = _masters(raw, layout, settings, calibrations)
+        masters = Masters()
+        if camera.needs_masters:
+            masters = _masters(raw, layout, settings, calibrations)
     clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
     with watch.timing("astrometry"):
         astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings)
