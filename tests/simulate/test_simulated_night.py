@@ -143,6 +143,13 @@ def test_ccds_that_do_not_exist_are_refused(tmp_path, ccds):
         simulate_night(tmp_path, 1, ccds=ccds)
 
 
+@pytest.mark.parametrize("ra", [0.0, 90.0, 200.0, 300.0])
+def test_without_a_start_a_night_is_found_in_which_the_field_is_up(ra):
+    plans = [plan(Settings(ra=ra, dec=-30.0, kind=kind), 0) for kind in (Kind.ZERO, Kind.OBJECT)]
+    assert plans[1].zenith_distance_deg < 60.0
+    assert plans[0].night == plans[1].night
+
+
 def test_a_field_below_the_horizon_is_refused():
     with pytest.raises(ConfigError, match="from the zenith"):
         plan(Settings(ra=330.0, dec=70.0), 0)

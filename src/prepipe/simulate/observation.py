@@ -139,7 +139,7 @@ def plan(settings: Settings, index: int) -> Observation:
         raise ConfigError(
             f"simulate: at {start:%Y-%m-%d %H:%M} UTC the field (ra {settings.ra:.2f}, "
             f"dec {settings.dec:.2f}) stands {zenith_distance:.0f} degrees from the zenith of "
-            "CTIO; choose another start."
+            "CTIO; choose another start or field."
         )
     error = rng.uniform(0.0, settings.pointing_error_arcsec) / 3600.0
     direction = rng.uniform(0.0, 2 * np.pi)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from prepipe.errors import ConfigError
 from prepipe.model import Kind
+from prepipe.simulate.pointing import horizontal
 from prepipe.simulate.stars import StarField
 
 __all__ = ["BANDS", "PIXEL_SCALE_ARCSEC", "Band", "Settings"]
@@ -65,6 +66,10 @@ BANDS = {
 }
 
 
+COMFORTABLE_ZENITH_DISTANCE = 60.0
+SIDEREAL_GAIN_DEG = 0.98565
+"""By how much sidereal time runs ahead in a day."""
+
 _FIRST_NUMBERS = {Kind.ZERO: 941201, Kind.DOME_FLAT: 941301, Kind.OBJECT: 941421}
 _FIRST_STARTS = {
     Kind.ZERO: datetime(2020, 3, 5, 20, 0, tzinfo=UTC),
@@ -109,8 +114,9 @@ class Settings:
     first_exposure : int or None
         EXPNUM of the first exposure; None for one of the kind's own range.
     start : datetime or None
-        Start of the first exposure; naive values are UTC. None for 2020-03-06
-        03:30 UTC, or the afternoon before for zeros and flats.
+        Start of the first exposure; naive values are UTC. None for 03:30 UTC of
+        the first night from 2020-03-05 on in which the field stands high then;
+        for zeros and flats the afternoon before.
     interval_s : float
         From the start of one exposure to that of the next, as the headers say.
     focus_chips : bool
@@ -180,13 +186,23 @@ class Settings:
     @property
     def first_start(self) -> datetime:
         """Start of the first exposure, UTC."""
-        start = _FIRST_STARTS[self.kind] if self.start is None else self.start
+        start = self.start
+        if start is None:
+            start = _FIRST_STARTS[self.kind] + timedelta(days=_nights_until_up(self.ra, self.dec))
         return start.astimezone(UTC) if start.tzinfo else start.replace(tzinfo=UTC)
 
     @property
     def star_field(self) -> StarField:
         """The stars given, or those that the seed generates around the pointing."""
         return self.stars if self.stars is not None else _generated(self.ra, self.dec, self.seed)
+
+
+def _nights_until_up(ra: float, dec: float) -> int:
+    """Nights after the first one until the field is high, or else culminates, at its hour."""
+    hour_angle, zenith_distance, _ = horizontal(ra, dec, _FIRST_STARTS[Kind.OBJECT])
+    if zenith_distance <= COMFORTABLE_ZENITH_DISTANCE:
+        return 0
+    return round((-hour_angle % 360.0) / SIDEREAL_GAIN_DEG)
 
 
 @cache

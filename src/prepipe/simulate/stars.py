@@ -311,4 +311,4 @@ def _gaia_mag(columns: dict[str, NDArray[Any]], band: str) -> Floats | None:
         vega = ab.astype(np.float64) - AB_MINUS_VEGA[band]
     if vega is None:
         return None
-    return np.where(np.isfinite(vega), vega, np.nan)
+    return np.where(np.isfinite(vega), vega, np.nan).astype(np.float64)
