@@ -164,7 +164,7 @@ def _file_releases(journals: Journals, name: str | None) -> Iterator[_Change]:
     for end, journal in journals.present.items():
         for file in journal.quarantined_files():
             path = Path(file.path)
-            if name is None or name in (path.name, file.path, str(Path(name).absolute())):
+            if name is None or name == path.name or Path(name).absolute() == path:
                 yield _file_change(end, journal, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,8 +53,8 @@ def number_list(text: str, what: str) -> tuple[int, ...]:
     """
     numbers: list[int] = []
     for part in text.strip().removesuffix(",").split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if re.fullmatch(r"\s*\d{1,8}(-\d{1,8})?\s*", part, re.ASCII) is None:
             raise ConfigError(f"{what}: {text!r} is not a list of numbers like 25,31,40-44")
+        first, _, last = part.partition("-")
         numbers += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(numbers))

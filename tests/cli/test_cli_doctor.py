@@ -1,0 +1,195 @@
+"""`prepipe doctor`: each check by itself, and the report as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prepipe.cli import checks
+from prepipe.cli.checks import Check, State
+from prepipe.config import Cluster, Link, Site
+from prepipe.errors import LinkError
+from prepipe.store import Journal
+
+
+def test_a_missing_raw_directory_is_a_failure_that_says_what_to_do(tmp_path):
+    check = checks.check_readable("telescope.raw", tmp_path / "raw")
+    assert check.state is State.FAILURE
+    assert "no such directory" in check.found
+    assert "telescope.raw" in check.remedy
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_directory_is_a_failure(tmp_path):
+    tmp_path.chmod(0)
+    try:
+        assert checks.check_readable("telescope.raw", tmp_path).state is State.FAILURE
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_directory_that_can_be_made_is_fine(tmp_path):
+    check = checks.check_writable("telescope.work", tmp_path / "a" / "b")
+    assert check.state is State.OK
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_in_the_place_of_a_directory_is_a_failure(tmp_path):
+    (tmp_path / "work").write_text("")
+    assert checks.check_writable("telescope.work", tmp_path / "work").state is State.FAILURE
+
+
+def test_a_directory_that_cannot_be_written_is_a_failure():
+    assert checks.check_writable("telescope.work", Path("/proc/prepipe")).state is State.FAILURE
+
+
+def test_no_raw_file_yet_is_only_a_warning(tmp_path):
+    assert checks.check_raw_files(tmp_path, "*.fits*").state is State.WARNING
+    (tmp_path / "a.fits.fz").write_text("")
+    assert checks.check_raw_files(tmp_path, "*.fits*").state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "state"), [(0.1, State.FAILURE), (5, State.WARNING), (500, State.OK)]
+)
+def test_little_room_on_disk_is_told_in_time(tmp_path, monkeypatch, free_gb, state):
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(free_gb * 1e9))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage)
+    assert checks.check_space("telescope.work", tmp_path).state is state
+
+
+def test_a_clock_that_differs_from_the_file_systems_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "_kept_by_ntp", lambda: None)
+    assert checks.check_clock("telescope.work", tmp_path).state is State.OK
+    truth = checks.time.time
+    monkeypatch.setattr(checks.time, "time", lambda: truth() - 60)
+    check = checks.check_clock("telescope.work", tmp_path)
+    assert check.state is State.WARNING
+    assert "+60.0" in check.found
+
+
+def test_a_clock_that_ntp_does_not_keep_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "_kept_by_ntp", lambda: False)
+    assert checks.check_clock("telescope.work", tmp_path).state is State.WARNING
+
+
+def test_a_journal_that_is_none_is_a_failure(tmp_path):
+    (tmp_path / "journal.sqlite").write_text("this is no database, and long enough to tell" * 50)
+    assert checks.check_journal("telescope", tmp_path).state is State.FAILURE
+
+
+def test_the_doctor_leaves_no_journal_behind(tmp_path):
+    assert checks.check_journal("telescope", tmp_path / "work").state is State.OK
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_journal_is_opened(tmp_path):
+    Journal(tmp_path / "journal.sqlite").close()
+    assert checks.check_journal("telescope", tmp_path).state is State.OK
+
+
+@pytest.mark.parametrize("codec", ["none", "rice", "jpeg2000"])
+def test_a_codec_that_is_known_works(codec):
+    site = Site.model_validate({"pack": {"codec": codec}})
+    assert checks.check_codec(site).state is State.OK
+
+
+def test_an_unknown_codec_is_a_failure_that_names_the_known_ones():
+    check = checks.check_codec(Site.model_validate({"pack": {"codec": "zip"}}))
+    assert check.state is State.FAILURE
+    assert "rice" in check.found
+
+
+def test_an_unknown_camera_is_a_failure():
+    assert checks.check_camera("decam").state is State.OK
+    assert checks.check_camera("hubble").state is State.FAILURE
+
+
+def test_more_workers_than_cores_is_a_warning():
+    cores = len(os.sched_getaffinity(0))
+    assert checks.check_workers("cluster.workers", cores + 1).state is State.WARNING
+
+
+def test_no_ssh_program_is_a_failure(monkeypatch):
+    monkeypatch.setattr(checks.shutil, "which", lambda _: None)
+    check = checks.check_ssh_tools()
+    assert check.state is State.FAILURE
+    assert "no ssh and no sftp" in check.found
+
+
+def test_a_far_side_that_does_not_answer_is_a_failure_in_bounded_time(monkeypatch):
+    monkeypatch.setattr(checks, "ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr(checks, "_ask_far_side", lambda site, answers: None)
+    check = checks.check_link(Site(link=Link(kind="ssh", host="far")))
+    assert check.state is State.FAILURE
+    assert "no answer" in check.found
+
+
+def test_what_the_link_says_of_the_far_side_is_passed_on(monkeypatch):
+    def refuse(site, answers):
+        answers.put(LinkError("far: connection refused"))
+
+    monkeypatch.setattr(checks, "_ask_far_side", refuse)
+    check = checks.check_link(Site(link=Link(kind="ssh", host="far")))
+    assert check.state is State.FAILURE
+    assert check.found == "far: connection refused"
+
+
+def test_a_local_landing_directory_answers(tmp_path):
+    site = Site(link=Link(landing=tmp_path / "landing"))
+    assert checks.check_link(site).state is State.OK
+
+
+def test_a_catalogue_whose_columns_are_not_recognised_is_a_failure(tmp_path):
+    (tmp_path / "stars.csv").write_text("alpha,delta\n1,2\n")
+    site = Site.model_validate({"calibration": {"reference": tmp_path / "stars.csv"}})
+    assert checks.check_reference(site).state is State.FAILURE
+
+
+def test_no_masters_is_a_warning(tmp_path):
+    assert checks.check_masters(Cluster(calibrations=tmp_path).calibrations).state is State.WARNING
+
+
+def test_a_site_that_can_work_gets_exit_0(run, site_file):
+    answer = run("doctor", "--config", site_file)
+    assert answer.exit_code == 0, answer.stdout
+    assert "ready: 0 failures" in answer.stdout
+    assert "100 stars" in answer.stdout
+
+
+def test_a_failure_gets_exit_1_and_an_arrow_to_what_to_do(run, site_file):
+    (site_file.parent / "raw").rmdir()
+    answer = run("doctor", "--config", site_file)
+    assert answer.exit_code == 1
+    lines = answer.stdout.splitlines()
+    failing = next(i for i, line in enumerate(lines) if line.startswith("failure"))
+    assert "telescope.raw" in lines[failing]
+    assert lines[failing + 1].strip().startswith("-> make it")
+
+
+def test_only_the_end_that_is_asked_for_is_looked_at(run, site_file):
+    (site_file.parent / "raw").rmdir()
+    assert run("doctor", "--config", site_file, "--only", "cluster").exit_code == 0
+    assert run("doctor", "--config", site_file, "--only", "telescope").exit_code == 1
+    assert run("doctor", "--config", site_file, "--only", "moon").exit_code == 2
+
+
+def test_the_report_as_json(run, site_file):
+    told = json.loads(run("doctor", "--config", site_file, "--json").stdout)
+    assert told["ok"] is True
+    assert {check["state"] for check in told["checks"]} <= {"ok", "warning"}
+
+
+def test_a_check_that_breaks_does_not_hide_the_others(run, site_file, monkeypatch):
+    def broken() -> Check:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(checks, "check_libraries", broken)
+    answer = run("doctor", "--config", site_file)
+    assert answer.exit_code == 1
+    assert "ZeroDivisionError: oops" in answer.stdout
+    assert "reference stars" in answer.stdout

@@ -1,0 +1,93 @@
+"""`prepipe pack` and `prepipe unpack`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+
+@pytest.mark.parametrize("codec", ["none", "rice"])
+def test_pixels_come_back_identical(run, raw_file, tmp_path, codec):
+    assert run("pack", raw_file, "--out", tmp_path / "p", "--codec", codec).exit_code == 0
+    packets = sorted((tmp_path / "p").iterdir())
+    names = ["decam_00941420_25.packet", "decam_00941420_31.packet"]
+    assert [packet.name for packet in packets] == names
+    assert run("unpack", *packets, "--out", tmp_path / "f").exit_code == 0
+    with fits.open(raw_file) as original:
+        for name, written in zip(("S29", "N4"), sorted((tmp_path / "f").iterdir()), strict=True):
+            with fits.open(written) as back:
+                assert np.array_equal(back[1].data, original[name].data)
+                assert back[1].header["CCDNUM"] == original[name].header["CCDNUM"]
+
+
+def test_the_json_tells_ratio_and_error_of_each_packet(run, raw_file, tmp_path):
+    words = ("pack", raw_file, "--out", tmp_path, "--ratio", 4, "--json")
+    told = json.loads(run(*words).stdout)
+    assert told["failed"] == {}
+    assert [packet["ccd"] for packet in told["packets"]] == [31, 25]
+    for packet in told["packets"]:
+        assert packet["codec"] == "jpeg2000"
+        assert packet["ratio"] > 3
+        assert packet["rms_error_adu"] > 0
+
+
+def test_only_the_ccds_asked_for_are_packed(run, raw_file, tmp_path):
+    out = tmp_path / "p"
+    assert run("pack", raw_file, "--out", out, "--ccds", "25").exit_code == 0
+    assert [path.name for path in out.iterdir()] == ["decam_00941420_25.packet"]
+
+
+def test_a_ccd_that_the_file_has_not_is_named_and_the_others_go_on(run, raw_file, tmp_path):
+    out = tmp_path / "p"
+    answer = run("pack", raw_file, "--out", out, "--ccds", "25,60")
+    assert answer.exit_code == 1
+    assert f"failed: {raw_file} CCD 60: the file has no such CCD" in answer.stderr
+    assert len(list(out.iterdir())) == 1
+
+
+def test_a_bad_file_is_named_and_the_others_go_on(run, raw_file, tmp_path):
+    truncated = tmp_path / "truncated.fits"
+    truncated.write_bytes(raw_file.read_bytes()[:-2880])
+    empty = tmp_path / "empty.fits"
+    empty.touch()
+    out = tmp_path / "p"
+    answer = run("pack", truncated, empty, tmp_path / "gone.fits", raw_file, "--out", out)
+    assert answer.exit_code == 1
+    for name in ("truncated.fits", "empty.fits", "gone.fits"):
+        assert sum(name in line for line in answer.stderr.splitlines()) == 1
+    assert len(list(out.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--codec", "zip"),
+        ("--ratio", "0.5"),
+        ("--ratio", "4", "--qstep", "1e-5"),
+        ("--codec", "rice", "--ratio", "4"),
+        ("--ccds", "25;31"),
+        ("--camera", "hubble"),
+    ],
+)
+def test_a_wrong_option_is_wrong_use_and_nothing_is_written(run, raw_file, tmp_path, words):
+    answer = run("pack", raw_file, "--out", tmp_path / "p", *words)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("prepipe: ")
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_packet_with_a_flipped_bit_is_named_and_the_others_go_on(run, raw_file, tmp_path):
+    run("pack", raw_file, "--out", tmp_path / "p", "--codec", "rice")
+    packets = sorted((tmp_path / "p").iterdir())
+    content = bytearray(packets[0].read_bytes())
+    content[-100] ^= 4
+    packets[0].write_bytes(content)
+    answer = run("unpack", *packets, "--out", tmp_path / "f", "--json")
+    assert answer.exit_code == 1
+    told = json.loads(answer.stdout)
+    assert list(told["failed"]) == [str(packets[0])]
+    assert [file["ccd"] for file in told["files"]] == [31]
+    assert "damaged" in answer.stderr

@@ -1,0 +1,206 @@
+"""`prepipe status`, `prepipe retry` and `prepipe release`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prepipe.model import Ccd, Colour, Exposure, Grade, Reduction, Stage
+from prepipe.store import CcdKey, Journal
+
+NUMBER = 941420
+
+
+@pytest.fixture
+def telescope(site_file: Path) -> Iterator[Journal]:
+    journal = Journal(site_file.parent / "telescope" / "journal.sqlite")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def cluster(site_file: Path) -> Iterator[Journal]:
+    journal = Journal(site_file.parent / "cluster" / "journal.sqlite")
+    yield journal
+    journal.close()
+
+
+def sent(journal: Journal, exposure: Exposure, ccds: list[Ccd]) -> list[CcdKey]:
+    keys = journal.add_exposure(exposure, ccds)
+    for key in keys:
+        journal.advance(key, Stage.PACKED, 0.5)
+        journal.advance(key, Stage.SENT, 0.2)
+    return keys
+
+
+def calibrated(journal: Journal, exposure: Exposure, ccds: list[Ccd]) -> list[CcdKey]:
+    keys = journal.add_exposure(exposure, ccds, stage=Stage.LANDED)
+    for key in keys:
+        grade = Grade(Colour.YELLOW, ("seeing 1.7 arcsec",))
+        journal.calibrated(key, Reduction(key.exposure, key.ccd, product="x.fits.fz"), grade, 1.0)
+    return keys
+
+
+def stages(journal: Journal) -> dict[int, str]:
+    return {row.key.ccd: row.stage.value for row in journal.rows()}
+
+
+def test_a_site_that_did_nothing_yet_says_so(run, site_file):
+    answer = run("status", "--config", site_file)
+    assert answer.exit_code == 0
+    assert "no journal yet" in answer.stderr
+    assert not (site_file.parent / "telescope").exists()
+
+
+def test_status_shows_both_ends_in_one_row(run, site_file, telescope, cluster, exposure, ccds):
+    sent(telescope, exposure, ccds)
+    calibrated(cluster, exposure, ccds[:1])
+    answer = run("status", "--config", site_file)
+    assert answer.exit_code == 0
+    (line,) = [line for line in answer.stdout.splitlines() if str(NUMBER) in line]
+    assert "1 sent, 1 calibrated" in line
+    assert "1 yellow" in line
+
+
+def test_status_as_json_for_machines(run, site_file, telescope, cluster, exposure, ccds):
+    sent(telescope, exposure, ccds)
+    calibrated(cluster, exposure, ccds)
+    told = json.loads(run("status", "--config", site_file, "--json").stdout)
+    (entry,) = told["exposures"]
+    assert entry["exposure"] == NUMBER
+    assert entry["stages"] == {"calibrated": 2}
+    assert entry["grades"] == {"yellow": 2}
+    assert told["totals"] == {"calibrated": 2}
+    assert told["latency_s"]["p50"] >= 0
+    assert [stage["stage"] for stage in told["stages"]] == [
+        "packed",
+        "sent",
+        "landed",
+        "calibrated",
+    ]
+    assert told["stages"][0]["work"]["p50"] == pytest.approx(0.5)
+
+
+def test_status_of_one_exposure_tells_each_ccd(run, site_file, cluster, exposure, ccds):
+    calibrated(cluster, exposure, ccds)
+    words = ("status", "--config", site_file, "--exposure", NUMBER)
+    assert "seeing 1.7 arcsec" in run(*words).stdout
+    (entry,) = json.loads(run(*words, "--json").stdout)["exposures"]
+    assert [ccd["product"] for ccd in entry["ccds"]] == ["x.fits.fz", "x.fits.fz"]
+    assert json.loads(run(*words[:-1], 1, "--json").stdout)["exposures"] == []
+
+
+def test_status_can_be_limited_to_a_night(run, site_file, cluster, exposure, ccds):
+    calibrated(cluster, exposure, ccds)
+    for night, count in (("2020-03-05", 1), ("ut200306", 1), ("2020-03-06", 0)):
+        told = json.loads(run("status", "--config", site_file, "--night", night, "--json").stdout)
+        assert len(told["exposures"]) == count
+    assert run("status", "--config", site_file, "--night", "yesterday").exit_code == 2
+
+
+def test_what_failed_is_shown_with_its_reason(run, site_file, telescope, exposure, ccds):
+    keys = telescope.add_exposure(exposure, ccds)
+    telescope.fail(keys[0], Stage.PACKED, "CCD 25 is all zero")
+    telescope.remember_file(Path("/raw/bad.fits"), 0, 0, reason="empty file")
+    shown = run("status", "--config", site_file).stdout
+    assert "CCD 25 is all zero" in shown
+    assert "quarantined after found" in shown
+    assert "/raw/bad.fits" in shown
+    told = json.loads(run("status", "--config", site_file, "--json").stdout)
+    assert told["failed"][0]["reason"] == "CCD 25 is all zero"
+    assert told["files"][0]["reason"] == "empty file"
+
+
+def test_watching_as_json_is_wrong_use(run, site_file):
+    assert run("status", "--config", site_file, "--json", "--watch").exit_code == 2
+
+
+def test_retry_sends_a_calibrated_ccd_back_to_where_it_landed(
+    run, site_file, telescope, cluster, exposure, ccds
+):
+    sent(telescope, exposure, ccds)
+    calibrated(cluster, exposure, ccds)
+    answer = run("retry", NUMBER, "--ccd", 25, "--config", site_file)
+    assert answer.exit_code == 0
+    assert stages(cluster) == {25: "landed", 31: "calibrated"}
+    assert stages(telescope) == {25: "sent", 31: "sent"}
+
+
+def test_retry_sends_what_has_not_arrived_once_more(run, site_file, telescope, exposure, ccds):
+    sent(telescope, exposure, ccds)
+    assert run("retry", NUMBER, "--config", site_file).exit_code == 0
+    assert stages(telescope) == {25: "found", 31: "found"}
+
+
+def test_retry_sends_what_has_arrived_once_more_if_asked(
+    run, site_file, telescope, cluster, exposure, ccds
+):
+    sent(telescope, exposure, ccds)
+    calibrated(cluster, exposure, ccds)
+    assert run("retry", NUMBER, "--stage", "found", "--config", site_file).exit_code == 0
+    assert set(stages(telescope).values()) == {"found"}
+    assert set(stages(cluster).values()) == {"calibrated"}
+
+
+def test_retry_takes_quarantined_ccds_to_the_beginning(run, site_file, telescope, exposure, ccds):
+    (key, _) = telescope.add_exposure(exposure, ccds)
+    telescope.advance(key, Stage.PACKED)
+    telescope.fail(key, Stage.SENT, "refused")
+    assert run("retry", NUMBER, "--config", site_file).exit_code == 0
+    assert stages(telescope)[25] == "found"
+
+
+def test_a_dry_run_changes_nothing(run, site_file, telescope, exposure, ccds):
+    sent(telescope, exposure, ccds)
+    answer = run("retry", NUMBER, "--dry-run", "--config", site_file, "--json")
+    assert len(json.loads(answer.stdout)["changes"]) == 2
+    assert stages(telescope) == {25: "sent", 31: "sent"}
+
+
+def test_retry_of_an_unknown_exposure_fails_by_name(run, site_file, telescope):
+    answer = run("retry", 1, "--config", site_file)
+    assert answer.exit_code == 1
+    assert "exposure 1" in answer.stderr
+
+
+def test_retry_and_release_want_to_know_what(run, site_file):
+    assert run("retry", "--config", site_file).exit_code == 2
+    assert run("release", "--config", site_file).exit_code == 2
+    assert run("retry", NUMBER, "--stage", "sent", "--config", site_file).exit_code == 2
+
+
+def test_release_lets_a_ccd_go_on_from_where_it_failed(run, site_file, telescope, exposure, ccds):
+    (key, other) = telescope.add_exposure(exposure, ccds)
+    telescope.advance(key, Stage.PACKED)
+    telescope.fail(key, Stage.SENT, "refused")
+    telescope.fail(other, Stage.PACKED, "all zero")
+    assert run("release", NUMBER, "--ccd", 25, "--config", site_file).exit_code == 0
+    assert stages(telescope) == {25: "packed", 31: "quarantined"}
+
+
+@pytest.mark.parametrize("name", ["bad.fits", "/raw/bad.fits"])
+def test_release_forgets_a_quarantined_file(run, site_file, telescope, name):
+    telescope.remember_file(Path("/raw/bad.fits"), 0, 0, reason="empty file")
+    telescope.remember_file(Path("/raw/worse.fits"), 0, 0, reason="empty file")
+    assert run("release", name, "--config", site_file).exit_code == 0
+    assert [file.path for file in telescope.quarantined_files()] == ["/raw/worse.fits"]
+
+
+def test_release_all_empties_the_quarantine_of_both_ends(
+    run, site_file, telescope, cluster, exposure, ccds
+):
+    telescope.remember_file(Path("/raw/bad.fits"), 0, 0, reason="empty file")
+    (key, _) = cluster.add_exposure(exposure, ccds, stage=Stage.LANDED)
+    cluster.fail(key, Stage.CALIBRATED, "three stars only")
+    assert run("release", "--all", "--config", site_file).exit_code == 0
+    assert telescope.quarantined_files() == []
+    assert set(stages(cluster).values()) == {"landed"}
+
+
+def test_release_names_what_is_not_in_quarantine(run, site_file, telescope):
+    answer = run("release", "good.fits", "--config", site_file)
+    assert answer.exit_code == 1
+    assert "good.fits: not in quarantine" in answer.stderr
