@@ -161,7 +161,7 @@ def test_repointing_turns_the_focal_plane_about_the_tangent_point(header):
     wcs = Tpv.from_header(header)
     turned = wcs.repointed(0.5, -0.25, 0.2)
     before = gnomonic(*wcs.pixel_to_sky(COLUMNS, ROWS), wcs.crval)
-    after = gnomonic(*turned.pixel_to_sky(COLUMNS, ROWS), wcs.crval + [0.5, -0.25])
+    after = gnomonic(*turned.pixel_to_sky(COLUMNS, ROWS), np.add(wcs.crval, [0.5, -0.25]))
     expected = (before[0] + 1j * before[1]) * np.exp(1j * np.radians(0.2))
     assert np.abs(after[0] + 1j * after[1] - expected).max() < MICRO_ARCSEC
 

@@ -67,8 +67,8 @@ class Tpv:
     crval: Array
     crpix: Array
     cd: Array
-    pv1: Array = field(default_factory=lambda: IDENTITY.copy())
-    pv2: Array = field(default_factory=lambda: IDENTITY.copy())
+    pv1: Array = field(default_factory=IDENTITY.copy)
+    pv2: Array = field(default_factory=IDENTITY.copy)
 
     @property
     def pixel_scale(self) -> float:
