@@ -104,6 +104,15 @@ def test_a_cosmic_ray_in_one_frame_leaves_no_trace(n):
     assert np.abs(spoilt - clean)[50, 60:80].max() < 6 * NOISE / np.sqrt(n - 1)
 
 
+def test_a_faint_ray_is_clipped_as_soon_as_it_matters():
+    stack = gaussian_stack(5)
+    clean = combine(stack).image
+    stack[1][50, 60:80] += 12 * NOISE
+    # Left in, it would lift these pixels by 12/5 sigma; the mean over 20 of them shows it.
+    lift = (combine(stack).image - clean)[50, 60:80].mean()
+    assert abs(lift) < 5 * NOISE / np.sqrt(4 * 20)
+
+
 @pytest.mark.parametrize("n", [3, 10])
 def test_clipping_costs_next_to_nothing_where_all_is_well(n):
     master = combine(gaussian_stack(n))
