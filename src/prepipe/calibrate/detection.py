@@ -101,7 +101,7 @@ def detect(
     PixelError
         If `filtered` is not two-dimensional or `mask` has another shape.
     """
-    check_frame(filtered, mask)
+    filtered, mask = check_frame(filtered, mask)
     check_fwhm(fwhm_px)
     if not (snr > 0.0 and noise_gain > 0.0 and limit >= 0):
         raise ConfigError(

@@ -64,18 +64,32 @@ def matched_filter(
     PixelError
         If `image` is not two-dimensional or `mask` has another shape.
     """
-    check_frame(image, mask)
+    if mask is None:
+        mask = np.zeros(image.shape, np.uint8)
+    image, mask = check_frame(image, mask)
     taps = _half_kernel(fwhm_px)
     filtered = np.empty(image.shape, np.float32)
-    ignored = np.zeros((0, 0), np.uint8) if mask is None else mask
-    _convolve(image, ignored, np.uint8(UNKNOWN), taps, filtered)
+    _convolve(image, mask, np.uint8(UNKNOWN), taps, filtered)
     # The kernel is an outer product: the root of its summed squares is the sum in one dimension.
     noise_gain = float(taps[0] ** 2 + 2.0 * np.sum(taps[1:] ** 2))
     return filtered, noise_gain
 
 
-def check_frame(image: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> None:
+def check_frame(
+    image: NDArray[np.float32], mask: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Refuse an image that is not a plane, or a mask that does not belong to it.
+
+    Parameters
+    ----------
+    image : (ny, nx) ndarray
+    mask : (ny, nx) ndarray
+
+    Returns
+    -------
+    image : (ny, nx) float32 ndarray
+    mask : (ny, nx) uint8 ndarray
+        The same, in the one memory layout that kernels are compiled for; copied only if needed.
 
     Raises
     ------
@@ -84,10 +98,11 @@ def check_frame(image: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> N
     """
     if image.ndim != 2:
         raise PixelError(f"An image of {image.ndim} dimensions has no sources: give one plane.")
-    if mask is not None and mask.shape != image.shape:
+    if mask.shape != image.shape:
         raise PixelError(
             f"The mask has shape {mask.shape} but the image {image.shape}: give the image's own."
         )
+    return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(mask, np.uint8)
 
 
 def check_fwhm(fwhm_px: float) -> None:
@@ -128,7 +143,7 @@ def _convolve(
     for y in range(ny + reach):
         newest = ring[y % height]
         if y < ny:
-            _copy_known(image[y], mask[y] if mask.size else mask.ravel(), unknown, padded[reach:])
+            _copy_known(image[y], mask[y], unknown, padded[reach:])
             _smooth_row(padded, taps, newest)
         else:
             newest[:] = np.float32(0)
@@ -146,10 +161,8 @@ def _copy_known(
     """Copy a row, with zero for what is masked or not finite."""
     zero = np.float32(0)
     for x in range(pixels.size):
-        value = pixels[x]
-        out[x] = value if abs(value) < _LARGEST else zero
-    for x in range(mask.size):
-        out[x] = zero if mask[x] & unknown else out[x]
+        value = pixels[x] if abs(pixels[x]) < _LARGEST else zero
+        out[x] = zero if mask[x] & unknown else value
 
 
 @njit(cache=True)

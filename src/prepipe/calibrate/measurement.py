@@ -107,7 +107,7 @@ def measure(
     PixelError
         If `image` is not two-dimensional or `mask` has another shape.
     """
-    check_frame(image, mask)
+    image, mask = check_frame(image, mask)
     check_fwhm(fwhm_px)
     if not (np.isfinite(sky_variance) and sky_variance >= 0.0):
         raise ConfigError(f"A sky variance of {sky_variance} makes no sense: give e-^2, 0 or more.")

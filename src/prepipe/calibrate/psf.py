@@ -124,7 +124,8 @@ def find_sources(
         sources, psf = attempts[-1]
         if psf.known:
             return sources, psf
-        if np.count_nonzero(sources.snr > _SNR_MIN) < _FEWEST_ISOLATED:
+        # A window too narrow sees only a part of a star's signal to noise.
+        if np.count_nonzero(sources.snr > 0.5 * _SNR_MIN) < _FEWEST_ISOLATED:
             break
     return attempts[0]
 

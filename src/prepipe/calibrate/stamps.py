@@ -153,40 +153,25 @@ def _cut(
 ) -> tuple[bool, bool]:
     """Copy pixels and judge them; whether all lie in the frame, and whether all are good."""
     ny, nx = image.shape
-    bits = np.uint8(0)
-    strange = np.uint8(0)
-    outside = top < 0 or left < 0 or top + stamp.shape[0] > ny or left + stamp.shape[1] > nx
+    inside = top >= 0 and left >= 0 and top + stamp.shape[0] <= ny and left + stamp.shape[1] <= nx
+    start, stop = max(0, -left), min(stamp.shape[1], nx - left)
+    worst = _GOOD
     for j in range(stamp.shape[0]):
-        y = top + j
-        if outside:
+        if not inside:
             stamp[j] = np.float32(0)
             trust[j] = _LOST
-        if y < 0 or y >= ny:
+        if top + j < 0 or top + j >= ny:
             continue
-        start, stop = max(0, -left), min(stamp.shape[1], nx - left)
-        pixels, marks = image[y, left + start : left + stop], mask[y, left + start : left + stop]
+        pixels = image[top + j, left + start : left + stop]
+        bits = mask[top + j, left + start : left + stop]
         to, verdict = stamp[j, start:stop], trust[j, start:stop]
         for i in range(stop - start):
-            to[i] = pixels[i]
-            strange |= np.uint8(not np.isfinite(pixels[i]))
-            bits |= marks[i]
-            verdict[i] = (
-                _LOST if marks[i] & _LOST_BITS else np.uint8((marks[i] & _DOUBTFUL_BITS) != 0)
-            )
-    if strange:
-        _lose_not_finite(stamp, trust)
-    all_good = not (outside or strange or bits & (_LOST_BITS | _DOUBTFUL_BITS))
-    return not outside, all_good
-
-
-@njit(cache=True)
-def _lose_not_finite(stamp: Stamp, trust: Trust) -> None:
-    """Mark NaN and infinity as lost."""
-    for j in range(stamp.shape[0]):
-        for i in range(stamp.shape[1]):
-            if not np.isfinite(stamp[j, i]):
-                stamp[j, i] = np.float32(0)
-                trust[j, i] = _LOST
+            finite = np.isfinite(pixels[i])
+            lost = np.uint8(not finite) | np.uint8((bits[i] & _LOST_BITS) != 0)
+            to[i] = pixels[i] if finite else np.float32(0)
+            verdict[i] = lost * _LOST | np.uint8((bits[i] & _DOUBTFUL_BITS) != 0)
+            worst |= verdict[i]
+    return inside, inside and worst == _GOOD
 
 
 @njit(cache=True)
