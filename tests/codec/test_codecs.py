@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from math import e, log2, pi, sqrt
 from pathlib import Path
 
+import fitsio
 import numpy as np
 import pytest
 from codec_frames import SKY_NOISE_ADU, Frame, simulated_frame
@@ -15,11 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from prepipe.codec import codec_names, get_codec
+from prepipe.codec import Unit, codec_names, get_codec
+from prepipe.codec.cards import join_cards
+from prepipe.codec.fits_bytes import FitsFile, scan_fits
+from prepipe.codec.headers import with_cards
 from prepipe.codec.jpeg2000 import rms_of_quantiser_step
 from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import decode, write_packet
 from prepipe.codec.pixels import fidelity, sky_noise
+from prepipe.codec.tiles import decode_unit
 from prepipe.errors import ConfigError, FitsError, PacketError, PixelError
 from prepipe.model import Ccd, Exposure, Kind, Night, Packet
 
@@ -221,6 +226,32 @@ def test_a_payload_of_anything_is_refused_or_decoded_to_the_stated_shape(
     assert decoded.shape == pixels.shape
 
 
+def test_a_codestream_that_states_a_huge_size_takes_no_memory(frame: Frame) -> None:
+    codec = get_codec("jpeg2000")
+    payload = bytearray(codec.encode(frame, {}).payload)
+    payload[8:16] = b"\x00\x0f\xff\xff" * 2
+    with pytest.raises(PacketError, match="no JPEG 2000 frame of its shape"):
+        codec.decode(bytes(payload), packet_of(frame, "jpeg2000"))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("ZTILE1", 2_000_000_000), ("PCOUNT", 10**12), ("ZTILE2", -1)]
+)
+def test_a_table_that_states_a_huge_size_takes_no_memory(
+    keyword: str, value: int, frame: Frame, tmp_path: Path
+) -> None:
+    path = tmp_path / "gzip.fits.fz"
+    with fitsio.FITS(str(path), "rw") as file:
+        file.write(frame, compress="GZIP_1")
+    with FitsFile(path) as file:
+        span = file.spans[1]
+        unit = Unit(span.header, file.data_unit(span))
+    np.testing.assert_array_equal(decode_unit(unit), frame)
+    lie = join_cards(with_cards(list(span.cards), {keyword: value}, after=keyword))
+    with pytest.raises(FitsError, match="contradicts its header"):
+        decode_unit(Unit(lie, unit.data))
+
+
 @pytest.mark.parametrize("dtype", [*INTEGERS, "float32", "float64"])
 def test_none_carries_every_type_of_pixel(
     dtype: str, write_raw: Callable[..., Path], exposure: Exposure, tmp_path: Path
@@ -235,8 +266,6 @@ def test_none_carries_every_type_of_pixel(
 def test_a_broken_tile_is_found_when_packing(
     shared_data: Path, tmp_path: Path, exposure: Exposure
 ) -> None:
-    from prepipe.codec.fits_bytes import scan_fits
-
     source = shared_data / "decam_raw" / "history_reduced_c4d_200306_000415_ori.fits.fz"
     content = bytearray(source.read_bytes())
     span = scan_fits(source)[1]

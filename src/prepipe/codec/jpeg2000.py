@@ -7,6 +7,7 @@ the rms error of the frame (given as a PSNR), so every way to ask is turned into
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from math import erf, exp, isfinite, log10, pi, sqrt
 from typing import Any
@@ -34,6 +35,8 @@ _RATIO_TOLERANCE = 0.02
 _RATIO_TRIES = 8
 _STRIP_ROWS = 512
 _STRIPS = 4
+_SOC, _SIZ_MARKER = 0xFF4F, 0xFF51
+_SIZ = struct.Struct(">HHHH8IHBBB")
 
 
 class Jpeg2000Codec:
@@ -77,12 +80,13 @@ class Jpeg2000Codec:
         PacketError
             If the payload is no codestream of this shape.
         """
+        # looked at first, for OpenJPEG would take memory for whatever size is stated
+        if not _is_frame(payload, packet.shape):
+            raise PacketError(f"{packet.file_name}: holds no JPEG 2000 frame of its shape")
         try:
             samples = imagecodecs.jpeg2k_decode(payload, numthreads=1)
         except (imagecodecs.Jpeg2kError, ValueError) as error:
             raise PacketError(f"{packet.file_name}: no JPEG 2000 codestream ({error})") from error
-        if samples.size != packet.shape[0] * packet.shape[1] or samples.dtype != np.uint16:
-            raise PacketError(f"{packet.file_name}: the codestream has the shape {samples.shape}")
         return _from_samples(samples.reshape(packet.shape), packet.dtype)
 
 
@@ -184,6 +188,19 @@ def _encode(samples: Pixels, rms: float) -> bytes:
             numthreads=1,
         )
     )
+
+
+def _is_frame(payload: bytes, shape: tuple[int, int]) -> bool:
+    """Whether a codestream begins with the SIZ marker (ISO/IEC 15444-1, A.5.1) of a frame.
+
+    One tile and one component of unsigned 16 bits, as `_encode` writes.
+    """
+    if len(payload) < _SIZ.size:
+        return False
+    start, marker, _, _, *sizes, components, depth, _, _ = _SIZ.unpack_from(payload)
+    rows, columns = shape
+    frame = [columns, rows, 0, 0]
+    return (start, marker, sizes, components, depth) == (_SOC, _SIZ_MARKER, frame * 2, 1, 15)
 
 
 def _to_samples(pixels: Pixels) -> Pixels:

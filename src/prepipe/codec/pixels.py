@@ -22,8 +22,8 @@ __all__ = [
     "to_stored",
 ]
 
-MAX_PIXELS = 1 << 28
-"""30 DECam CCDs; more than any camera's single frame, less than the memory."""
+MAX_PIXELS = 1 << 27
+"""15 DECam CCDs, or one of the largest detectors made; less than the memory."""
 
 _UNSIGNED = {("int16", 2.0**15): "uint16", ("int32", 2.0**31): "uint32", ("uint8", -128.0): "int8"}
 _STORED = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}

@@ -25,6 +25,9 @@ __all__ = ["RICE_BLOCK", "RiceTable", "decode_unit", "image_dtype", "rice_pixels
 RICE_BLOCK = 32
 """Pixels per Rice block; the default of fpack and what DECam writes."""
 
+_MAX_SHRINKING = 1100
+"""Pixels a byte; gzip shrinks a constant image by 1032, Rice by less."""
+
 _DESCRIPTOR = np.dtype(">i4")
 _LONG_DESCRIPTOR = np.dtype(">i8")
 
@@ -222,8 +225,28 @@ def _read_tiles(descriptors: Pixels, heap: bytes, into: Pixels, block: int) -> N
             ) from error
 
 
+def _check_table(unit: Unit) -> None:
+    """Refuse a table whose header would make astropy take memory that no image needs."""
+    span = HduSpan(0, 0, unit.header, len(unit.data))
+    rows, columns = span.image_shape
+    tile = [span.value(f"ZTILE{axis}") for axis in (1, 2)]
+    table = [span.value(keyword) for keyword in ("NAXIS1", "NAXIS2", "PCOUNT")]
+    width, height, heap = (size if isinstance(size, int) else -1 for size in table)
+    if (
+        min(width, height, heap) < 0
+        or width * height + heap > len(unit.data)
+        or rows * columns > _MAX_SHRINKING * len(unit.data)
+        or not all(
+            size is None or (isinstance(size, int) and 0 < size <= axis)
+            for size, axis in zip(tile, (columns, rows), strict=True)
+        )
+    ):
+        raise FitsError("the table of tiles contradicts its header; fetch the file again")
+
+
 def _by_astropy(unit: Unit) -> Pixels:
     """Any other tile compression, by astropy."""
+    _check_table(unit)
     primary = [make_card("SIMPLE", True), make_card("BITPIX", 8), make_card("NAXIS", 0)]
     content = join_cards(primary) + unit.header + unit.data
     try:
