@@ -1,0 +1,192 @@
+"""From the journal to the workers and back; the journal is the queue, newest exposure first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from prepipe.cluster.events import Event, What
+from prepipe.cluster.throttle import may_begin
+from prepipe.compute import Compute, worker_traceback
+from prepipe.config import Site
+from prepipe.engines.base import Order, Outcome
+from prepipe.errors import InputError, PrepipeError, StorageError, TransientError
+from prepipe.files import storage_errors
+from prepipe.model import Kind, Stage
+from prepipe.store import CcdKey, CcdRow, Journal
+
+__all__ = ["Dispatcher", "Work"]
+
+Work = Callable[[Order], Outcome]
+"""A top-level function that reduces one CCD."""
+
+_AWAIT_MASTERS = (Kind.ZERO, Kind.DOME_FLAT)
+_LONGEST_REST_S = 60.0
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A CCD that is with the workers, as its row was then."""
+
+    row: CcdRow
+    future: Future[Outcome]
+
+
+class Dispatcher:
+    """Hands CCDs that have landed to the workers, and notes what became of them.
+
+    Parameters
+    ----------
+    site : Site
+    journal : Journal
+    compute : Compute
+    work : callable
+    """
+
+    def __init__(self, site: Site, journal: Journal, compute: Compute, work: Work) -> None:
+        self._site = site
+        self._journal = journal
+        self._compute = compute
+        self._work = work
+        self._flying: dict[CcdKey, _Flight] = {}
+        self._rest_until: dict[CcdKey, float] = {}
+        self.answered = threading.Event()
+        """Set when a worker has answered."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no CCD is under way, and none waits."""
+        return not self._flying and not self._journal.rows(Stage.LANDED)
+
+    def serve(self) -> Iterator[Event]:
+        """Note the answers that have come, then keep the workers busy.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be used, or the products' disk is full.
+        TransientError
+            If the workers were stopped.
+        """
+        self.answered.clear()
+        yield from self._collect()
+        yield from self._begin()
+
+    def stop(self, patience_s: float) -> Iterator[Event]:
+        """Give the CCDs under way some time; what is not done then stays LANDED."""
+        flights = list(self._flying.values())
+        running = [flight.future for flight in flights if not flight.future.cancel()]
+        wait(running, timeout=patience_s)
+        for key, flight in list(self._flying.items()):
+            # a stop may have killed the workers too, which is no fault of the CCDs
+            if flight.future.cancelled() or _is_transient(flight.future):
+                del self._flying[key]
+        yield from self._collect()
+        self._flying.clear()
+
+    def _collect(self) -> Iterator[Event]:
+        for key, flight in list(self._flying.items()):
+            if flight.future.done():
+                event = self._record(key, flight)
+                del self._flying[key]
+                if event is not None:
+                    yield event
+
+    def _record(self, key: CcdKey, flight: _Flight) -> Event | None:
+        row = self._journal.row(key)
+        if row is None or row.stage is not Stage.LANDED or row.checksum != flight.row.checksum:
+            return None  # another packet took its place meanwhile
+        if flight.future.cancelled():
+            return None
+        error = flight.future.exception()
+        if error is not None:
+            return self._fail(row, error)
+        outcome = flight.future.result()
+        seconds = sum(outcome.reduction.seconds.values())
+        self._journal.calibrated(key, outcome.reduction, outcome.grade, seconds)
+        self._rest_until.pop(key, None)
+        text = "; ".join(outcome.grade.reasons)
+        return Event(What.CALIBRATED, str(key), text, key, outcome.grade)
+
+    def _fail(self, row: CcdRow, error: BaseException) -> Event:
+        ours = isinstance(error, PrepipeError)
+        reason = str(error) if ours else f"{type(error).__name__}: {error}"
+        quarantined = self._journal.fail(
+            row.key,
+            Stage.CALIBRATED,
+            reason,
+            traceback=worker_traceback(error) or "".join(traceback.format_exception(error)),
+            limit=1 if isinstance(error, InputError) else self._site.cluster.tries,
+        )
+        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**row.tries)
+        self._rest_until[row.key] = time.monotonic() + rest_s
+        what = What.QUARANTINED if quarantined else What.FAILED
+        return Event(what, str(row.key), reason, row.key)
+
+    def _begin(self) -> Iterator[Event]:
+        free_bytes = self._free_bytes()
+        room = may_begin(self._compute.slots, len(self._flying), free_bytes)
+        if not room and self._flying:
+            return
+        waiting = 0
+        for row in self._journal.rows(Stage.LANDED):
+            if row.key in self._flying or self._rests(row.key):
+                continue
+            if row.exposure.kind in _AWAIT_MASTERS:
+                self._journal.advance(row.key, Stage.CALIBRATED)
+                yield Event(What.AWAITING, str(row.key), "kept for the masters", row.key)
+            elif not os.path.lexists(row.packet):
+                yield self._fail(row, InputError(_missing(row)))
+            elif room:
+                room -= 1
+                yield self._send(row)
+            else:
+                waiting += 1
+        if waiting and not self._flying:
+            raise StorageError(
+                f"{self._site.cluster.products}: only {free_bytes >> 20} MiB are free, so that no "
+                f"CCD is begun and {waiting} wait; free some space, then it goes on by itself"
+            )
+
+    def _rests(self, key: CcdKey) -> bool:
+        return self._rest_until.get(key, 0.0) > time.monotonic()
+
+    def _send(self, row: CcdRow) -> Event:
+        cluster = self._site.cluster
+        order = Order(
+            source=Path(row.packet),
+            camera=self._site.camera,
+            calibration=self._site.calibration,
+            products=cluster.products,
+            calibrations=cluster.calibrations if cluster.calibrations.is_dir() else None,
+            limits=self._site.limits,
+        )
+        self._journal.begin(row.key, Stage.CALIBRATED)
+        future = self._compute.submit(self._work, order)
+        self._flying[row.key] = _Flight(row, future)
+        future.add_done_callback(lambda _: self.answered.set())
+        return Event(What.BEGUN, str(row.key), "", row.key)
+
+    def _free_bytes(self) -> int:
+        products = self._site.cluster.products
+        with storage_errors(products):
+            products.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(products).free
+
+
+def _missing(row: CcdRow) -> str:
+    return (
+        f"the packet {row.packet} is gone: send it again from the telescope "
+        f"(prepipe retry {row.key.exposure} --ccd {row.key.ccd} --stage found)"
+    )
+
+
+def _is_transient(future: Future[Outcome]) -> bool:
+    return future.done() and isinstance(future.exception(), TransientError)

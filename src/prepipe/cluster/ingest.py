@@ -1,0 +1,146 @@
+"""Ingest: from packets that land to calibrated CCDs.
+
+What a crash interrupts is still LANDED in the journal, and is done anew at the next start;
+products are written whole or not at all, so that doing one anew changes nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from prepipe.cluster.dispatch import Dispatcher, Work
+from prepipe.cluster.events import Event, Report, What
+from prepipe.cluster.lock import only_one
+from prepipe.cluster.receive import Receiver
+from prepipe.compute import Compute
+from prepipe.config import Site
+from prepipe.errors import TransientError
+from prepipe.store import Journal
+
+__all__ = ["STOP_S", "Ingest"]
+
+STOP_S = 5.0
+"""How long a stop waits for CCDs under way, s; the others are done anew at the next start."""
+
+_LOCK_NAME = "ingest.lock"
+_GLANCE_S = 0.1
+
+
+class Ingest:
+    """The cluster's end: landing directory, journal and workers together.
+
+    Parameters
+    ----------
+    site : Site
+    journal : Journal
+        The cluster's.
+    compute : Compute
+        Its owner closes it.
+    work : callable, optional
+        A top-level function that reduces one CCD; the builtin engine's if none is given.
+    on_event : callable, optional
+        Called with each `Event`, in the thread that runs this.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        journal: Journal,
+        compute: Compute,
+        work: Work | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        cluster = site.cluster
+        self._cluster = cluster
+        self._on_event = on_event
+        self._receiver = Receiver(cluster.landing, journal, settle_s=cluster.poll_s)
+        self._dispatcher = Dispatcher(site, journal, compute, work or _builtin())
+        self._report = Report()
+        self._trouble = ""
+
+    def run(self, once: bool = False, stop: threading.Event | None = None) -> Report:
+        """Receive and calibrate until `stop` is set, or with `once` until all is done.
+
+        Parameters
+        ----------
+        once : bool
+            Do what is there and return. Trouble with a disk ends it after as many looks in
+            vain as a CCD has tries; otherwise it is waited for.
+        stop : threading.Event, optional
+            Once set, nothing new is begun, and CCDs under way are given `STOP_S`.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        ConfigError
+            If another ingest works in the same directory.
+        StorageError
+            If the work directory cannot be written, or the journal at the very end.
+        """
+        stop = stop or threading.Event()
+        self._report = Report()
+        with only_one(self._cluster.work / _LOCK_NAME):
+            self._go_round(once, stop)
+            self._tell_all(self._dispatcher.stop(STOP_S))
+        return self._report
+
+    def _go_round(self, once: bool, stop: threading.Event) -> None:
+        in_vain = 0
+        while not stop.is_set():
+            try:
+                self._take_and_serve(stop)
+                if once and self._receiver.settled and self._dispatcher.idle:
+                    return
+                in_vain = 0
+                self._trouble = ""
+            except TransientError as error:
+                in_vain += 1
+                self._complain(str(error))
+                if once and in_vain >= self._cluster.tries:
+                    self._report.troubles.append(str(error))
+                    return
+            self._pause(stop)
+
+    def _take_and_serve(self, stop: threading.Event) -> None:
+        for event in self._receiver.look():
+            self._tell(event)
+            # the first packets are calibrated while the others are still being checked
+            self._tell_all(self._dispatcher.serve())
+            if stop.is_set():
+                return
+        self._tell_all(self._dispatcher.serve())
+
+    def _pause(self, stop: threading.Event) -> None:
+        """Wait until it is time to look again, or a worker has answered."""
+        due = time.monotonic() + (_GLANCE_S if self._receiver.more else self._cluster.poll_s)
+        while not stop.is_set():
+            left = due - time.monotonic()
+            if left <= 0 or self._dispatcher.answered.wait(min(left, _GLANCE_S)):
+                return
+
+    def _complain(self, text: str) -> None:
+        """Tell of a trouble once, however long it lasts."""
+        if text != self._trouble:
+            self._trouble = text
+            self._tell(Event(What.TROUBLE, "ingest", text))
+
+    def _tell_all(self, events: Iterator[Event]) -> None:
+        for event in events:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        self._report.note(event)
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+def _builtin() -> Work:
+    # whoever brings an engine of their own need not load this one
+    from prepipe.engines.builtin import carry_out  # noqa: PLC0415
+
+    return carry_out
