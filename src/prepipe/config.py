@@ -49,7 +49,7 @@ class Telescope(_Section):
     work: Path = Field(
         Path("telescope"), description="prepipe's own directory here: journal, packets under way"
     )
-    pattern: str = Field("*.fits*", description="which files there are exposures")
+    pattern: str = Field("*.fits.fz", description="which files there are exposures")
     poll_s: float = Field(1.0, gt=0, description="seconds between two looks at the directory")
     give_up_s: float = Field(
         120.0, ge=0, description="a file that stays incomplete this long is quarantined"

@@ -28,6 +28,9 @@ class Camera(Protocol):
     needs_masters: bool
     """Whether its raw frames are still without bias and flat."""
 
+    edge_columns: int
+    """Columns beside the overscan that glow and tell nothing of the sky."""
+
     def exposure(self, header: Header) -> Exposure:
         """Read what was observed, and when.
 

@@ -96,6 +96,7 @@ class Decam:
     name = "decam"
     pixel_scale = 0.2626
     needs_masters = True
+    edge_columns = 35
 
     def exposure(self, header: Header) -> Exposure:
         """Read what was observed, and when; see `Camera.exposure`."""

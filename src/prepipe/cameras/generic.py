@@ -8,6 +8,7 @@ Example
     pixel_scale = 0.396             # arcsec / pixel
     turn_hour = 14                  # UTC hours above it belong to the night that begins that day
     calibrated = true               # bias and flat were applied before
+    edge_columns = 0                # glowing columns beside the overscan
 
     [cards]                         # which card says what; a missing line takes the default
     number = "FRAME"                # exposure number
@@ -92,6 +93,7 @@ class Description(BaseModel):
     pixel_scale: float = Field(gt=0)
     turn_hour: int = Field(14, ge=0, le=23)
     calibrated: bool = False
+    edge_columns: int = Field(0, ge=0)
     cards: Cards = Cards()
     detector: Detector = Detector()
 
@@ -109,6 +111,7 @@ class GenericCamera:
         self.name = description.name
         self.pixel_scale = description.pixel_scale
         self.needs_masters = not description.calibrated
+        self.edge_columns = description.edge_columns
 
     @classmethod
     def read(cls, path: Path) -> GenericCamera:

@@ -163,26 +163,32 @@ def _pixels_to_sources(
 
 
 def _masters(raw: RawCcd, layout: Layout, settings: Calibration, root: Path | None) -> Masters:
-    flags = []
-    planes: list[NDArray[np.float32] | None] = []
-    for kind, flag in ((Kind.ZERO, "NO_BIAS"), (Kind.DOME_FLAT, "NO_FLAT")):
-        plane = None if root is None else _master(raw, kind, root, settings.days)
-        if plane is None or plane.shape != layout.trimmed_shape:
-            plane = None
-            flags.append(flag)
-        planes.append(plane)
-    return Masters(planes[0], planes[1], tuple(flags))
+    bias = _master(raw, layout, Kind.ZERO, root, settings.days)
+    flat = _master(raw, layout, Kind.DOME_FLAT, root, settings.days)
+    absent = {"NO_BIAS": bias, "NO_FLAT": flat}
+    return Masters(
+        bias=None if bias is None else bias[0],
+        flat=None if flat is None else flat[0],
+        bias_noise=0.0 if bias is None else bias[1],
+        flags=tuple(flag for flag, master in absent.items() if master is None),
+    )
 
 
-def _master(raw: RawCcd, kind: Kind, root: Path, days: int) -> NDArray[np.float32] | None:
+def _master(
+    raw: RawCcd, layout: Layout, kind: Kind, root: Path | None, days: int
+) -> tuple[NDArray[np.float32], float] | None:
+    """The nearest master and its noise; None if there is none that fits."""
+    if root is None:
+        return None
     exposure = raw.exposure
     found = nearest_master(root, kind, raw.ccd.number, exposure.band, exposure.night, days)
     if found is None:
         return None
     try:
-        return _plane(found.path, found.path.stat().st_mtime_ns)
+        plane, noise = _read_master(found.path, found.path.stat().st_mtime_ns)
     except (InputError, OSError):
         return None
+    return (plane, noise) if plane.shape == layout.trimmed_shape else None
 
 
 def _known(value: float) -> float | None:
@@ -243,5 +249,5 @@ def _reference(path: Path, band: str, columns: tuple[tuple[str, str], ...]) -> R
 
 
 @lru_cache(maxsize=8)
-def _plane(path: Path, _mtime_ns: int) -> NDArray[np.float32]:
+def _read_master(path: Path, _mtime_ns: int) -> tuple[NDArray[np.float32], float]:
     return read_master(path)

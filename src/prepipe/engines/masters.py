@@ -208,7 +208,7 @@ def _combine(
     if group.kind is Kind.ZERO:
         return combine_bias(frames), ""
     found = nearest_master(out, Kind.ZERO, group.ccd, "", group.night, days=30)
-    bias = None if found is None else read_master(found.path)
+    bias = None if found is None else read_master(found.path)[0]
     if bias is not None and bias.shape != frames[0].shape:
         bias, found = None, None
     name = "" if found is None else found.path.name

@@ -114,8 +114,14 @@ def write_master(path: Path, image: NDArray[np.float32], noise: float, cards: li
     write_image(path, empty, empty, {"IMAGE": Plane(image, noise / NOISE_STEPS)}, cards)
 
 
-def read_master(path: Path) -> NDArray[np.float32]:
+def read_master(path: Path) -> tuple[NDArray[np.float32], float]:
     """Read a master written by `write_master`.
+
+    Returns
+    -------
+    image : ndarray of float32, shape (ny, nx)
+    noise : float
+        Typical standard error of a pixel, in the image's unit.
 
     Raises
     ------
@@ -123,10 +129,10 @@ def read_master(path: Path) -> NDArray[np.float32]:
         If it is damaged.
     """
     try:
-        image: NDArray[np.float32] = fitsio.read(str(path), ext=1).astype(np.float32, copy=False)
-    except OSError as error:
+        image, header = fitsio.read(str(path), ext=1, header=True)
+        return image.astype(np.float32, copy=False), float(header["NOISE"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise FitsError(f"{path}: this master cannot be read; make it again") from error
-    return image
 
 
 def write_catalogue(

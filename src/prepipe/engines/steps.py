@@ -6,7 +6,7 @@ None gives up on a poor frame: what is wrong becomes a flag, and the flag a grad
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from prepipe.calibrate.astrometry import AstrometrySettings, AstrometrySolution,
 from prepipe.calibrate.background import Background, mark_silent, measure_background, subtract
 from prepipe.calibrate.cosmic_rays import find_cosmic_rays
 from prepipe.calibrate.detrend import Detrended, detrend
-from prepipe.calibrate.flags import SourceFlag
+from prepipe.calibrate.flags import Mask, SourceFlag
 from prepipe.calibrate.masks import (
     find_dead,
     grow_saturation,
@@ -60,11 +60,28 @@ Flags = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Masters:
-    """Master frames for one CCD; None where there is none."""
+    """Master frames for one CCD; None where there is none.
+
+    Parameters
+    ----------
+    bias, flat : ndarray of float32, shape (ny, nx), or None
+        ADU; relative response.
+    bias_noise : float
+        Standard error of a pixel of the bias, ADU.
+    """
 
     bias: NDArray[np.float32] | None = None
     flat: NDArray[np.float32] | None = None
+    bias_noise: float = 0.0
     flags: Flags = ()
+
+    def noisier(self, layout: Layout) -> Layout:
+        """The layout with the noise of the bias counted as read noise."""
+        amplifiers = tuple(
+            replace(amp, read_noise=math.hypot(amp.read_noise, self.bias_noise * amp.gain))
+            for amp in layout.amplifiers
+        )
+        return replace(layout, amplifiers=amplifiers)
 
 
 @dataclass(frozen=True)
@@ -147,11 +164,13 @@ def clean_pixels(
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
+    layout = masters.noisier(layout)
     frame = detrend(raw.pixels, layout, bias=masters.bias, flat=masters.flat, dead=dead)
-    n_saturated = grow_saturation(frame.mask)
-    interpolate_bad(frame.image, frame.mask)
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
+    n_saturated = grow_saturation(frame.mask)
+    _mark_edges(frame.mask, layout, camera.edge_columns)
+    interpolate_bad(frame.image, frame.mask)
     background = measure_background(frame.image, frame.mask)
     silent = mark_silent(frame.mask, background, frame.read_noise)
     if not math.isfinite(background.median_level) or silent > SILENT:
@@ -159,7 +178,7 @@ def clean_pixels(
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
-    image = subtract(frame.image, background)
+    image = subtract(frame.image, background, mask=frame.mask)
     return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
 
 
@@ -295,6 +314,16 @@ def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
     if not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers):
         flags.append("NO_OVERSCAN")
     return flags
+
+
+def _mark_edges(mask: NDArray[np.uint8], layout: Layout, columns: int) -> None:
+    """Flag the glowing columns where the sensitive pixels meet the overscan."""
+    for amplifier in layout.amplifiers:
+        box, overscan = amplifier.trimmed, amplifier.overscan
+        if overscan is not None and overscan.x0 == amplifier.data.x1:
+            mask[box.y0 : box.y1, max(box.x0, box.x1 - columns) : box.x1] |= np.uint8(Mask.EDGE)
+        if overscan is not None and overscan.x1 == amplifier.data.x0:
+            mask[box.y0 : box.y1, box.x0 : min(box.x1, box.x0 + columns)] |= np.uint8(Mask.EDGE)
 
 
 def _stars_near(
