@@ -109,6 +109,15 @@ def test_the_extension_header_of_a_compressed_ccd_reads_as_that_of_an_image(
     assert opened.primary["EXPNUM"] == 941420
 
 
+def test_a_packet_carries_what_its_sender_notes(
+    write_raw: Callable[..., Path], frame: np.ndarray, exposure: Exposure, tmp_path: Path
+) -> None:
+    notes = {"found_at": 1583453055.25}
+    made = pack_ccd(write_raw(frame), 1, exposure, Ccd(25, "S1"), "rice", notes=notes)
+    told = read_header(write_packet(tmp_path, made)).parameters
+    assert (told["found_at"], told["rms_error_adu"]) == (1583453055.25, 0.0)
+
+
 def test_an_image_in_the_primary_hdu_has_one_header_for_both(
     write_raw: Callable[..., Path], frame: np.ndarray, exposure: Exposure, tmp_path: Path
 ) -> None:

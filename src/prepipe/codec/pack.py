@@ -28,6 +28,7 @@ def pack_ccd(
     ccd: Ccd,
     codec: str,
     parameters: Mapping[str, object] | None = None,
+    notes: Mapping[str, object] | None = None,
 ) -> PackedCcd:
     """Pack one CCD.
 
@@ -43,6 +44,8 @@ def pack_ccd(
         Name of a codec.
     parameters : mapping, optional
         What the codec is told.
+    notes : mapping, optional
+        What else the packet's parameters shall say, e.g. when the raw file was found.
 
     Returns
     -------
@@ -89,6 +92,7 @@ def pack_ccd(
         packet,
         pixel_checksum=pixel_checksum(decoded),
         parameters={
+            **(notes or {}),
             "asked": asked,
             **encoded.parameters,
             "ratio": round(pixels.nbytes / len(encoded.payload), 4),
