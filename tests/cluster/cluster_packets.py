@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -97,7 +96,3 @@ def die_over_ccd_2(order: Order) -> Outcome:
     if order.source.stem.endswith("_02"):
         os._exit(9)
     return reduce(order)
-
-
-def replaced(told: Exposure, **changes: object) -> Exposure:
-    return replace(told, **changes)

@@ -22,7 +22,7 @@ from prepipe.cluster import Ingest, What
 from prepipe.cluster.lock import only_one
 from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
-from prepipe.errors import ConfigError
+from prepipe.errors import ConfigError, TransientError
 from prepipe.model import Colour, Kind, Stage
 from prepipe.store import CcdKey, Journal
 
@@ -314,6 +314,25 @@ def test_an_outcome_of_a_packet_that_was_replaced_meanwhile_is_dropped(site, jou
         stop.set()
         runner.join(PATIENCE_S)
     assert (site.cluster.products / "1_1").read_text() == journal.rows()[0].checksum
+
+
+def test_workers_that_a_stop_kills_too_cost_no_try(site, journal):
+    compute = WhenAsked()
+    stop = threading.Event()
+    land(site, 1)
+    runner = threading.Thread(
+        target=Ingest(site, journal, compute, works.reduce).run, args=(False, stop)
+    )
+    runner.start()
+    wait_until(lambda: compute.kept)
+    ((_, _, future),) = compute.kept
+    future.set_running_or_notify_cancel()
+    stop.set()
+    time.sleep(0.2)
+    future.set_exception(TransientError("the worker died over it (signal 15)"))
+    runner.join(PATIENCE_S)
+    (row,) = journal.rows()
+    assert (row.stage, row.tries, row.reason) == (Stage.LANDED, 0, "")
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cluster_packets import exposure, make_packet, replaced
+from cluster_packets import exposure, make_packet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prepipe.cluster import What
 from prepipe.cluster.receive import Receiver
+from prepipe.codec.packet import verify
 from prepipe.errors import StorageError
 from prepipe.link.local import LocalLink
-from prepipe.model import Colour, Grade, Kind, Reduction, Stage
+from prepipe.model import Colour, Grade, Kind, Night, Reduction, Stage
 from prepipe.store import CcdKey, Journal
 
 KEY = CcdKey("decam", 7, 1)
@@ -280,7 +282,7 @@ def test_a_repeated_packet_stays_in_quarantine_but_one_that_was_missing_is_relea
 def test_another_exposure_of_the_same_number_is_rejected(landing, journal, receiver):
     make_packet(landing, 7, 1)
     look(receiver)
-    told = replaced(exposure(7), start=exposure(7).start + timedelta(hours=1))
+    told = replace(exposure(7), start=exposure(7).start + timedelta(hours=1))
     make_packet(landing, 7, 2, told=told)
     assert kinds(look(receiver)) == [What.REJECTED]
     assert "exposure 7 began at" in only_quarantined(journal).reason
@@ -375,6 +377,24 @@ def test_a_packet_that_nobody_may_read_is_rejected(landing, journal, receiver, m
     monkeypatch.setattr("prepipe.cluster.receive.verify", refuse)
     assert kinds(look(receiver)) == [What.REJECTED]
     assert "Permission denied" in only_quarantined(journal).reason
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        {"start": datetime(2020, 3, 6)},
+        {"night": Night(date.max)},
+    ],
+)
+def test_a_sound_packet_of_an_absurd_exposure_is_rejected(
+    landing, journal, receiver, monkeypatch, oddity
+):
+    path = make_packet(landing, 7, 1)
+    packet = verify(path)
+    told = replace(packet, exposure=replace(packet.exposure, **oddity))
+    monkeypatch.setattr("prepipe.cluster.receive.verify", lambda _path: told)
+    assert kinds(look(receiver)) == [What.REJECTED]
+    assert journal.rows() == []
 
 
 def test_a_zero_lands_as_any_other_packet(landing, journal, receiver):
