@@ -172,3 +172,13 @@ def test_real_decam_overscans_have_the_measured_levels_and_noise(shared_data: Pa
             # An independent robust estimate gave 6.3 e- for all three.
             noise = overscan_noise(raw, box) * header["GAINA"]
             assert noise == pytest.approx(6.3, abs=0.3)
+
+
+def test_rows_never_read_out_do_not_outvote_the_others() -> None:
+    rng = np.random.default_rng(3)
+    raw = np.zeros((400, 60), np.uint16)
+    raw[:150] = np.round(rng.normal(2000.0, 1.5, (150, 60)))
+    levels = overscan_rows(raw, Box(0, 50, 0, 400))
+    assert np.isnan(levels[150:]).all()
+    # The mean of 50 pixels of 1.5 ADU noise is good to 0.21 ADU.
+    assert np.abs(smooth_rows(levels)[:150] - 2000.0).max() < 5 * 0.21

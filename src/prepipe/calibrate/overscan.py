@@ -107,6 +107,12 @@ def _row_statistics(
     return mean, deviation, reach
 
 
+def _read_rows(reach: NDArray[np.float64], columns: int) -> NDArray[np.bool_]:
+    """Rows that were read out: a constant one among noisy ones tells no level."""
+    noisy: NDArray[np.bool_] = reach != 0.0
+    return noisy if columns > 3 and noisy.any() else np.ones_like(noisy)
+
+
 def _without_glow(raw: Raw, box: Box) -> Box:
     """Return the box without columns at its sides that lie off the others' level.
 
@@ -116,6 +122,7 @@ def _without_glow(raw: Raw, box: Box) -> Box:
     step = max(1, box.shape[0] // 128)
     sample = raw[box.y0 : box.y1 : step, box.x0 : box.x1].astype(np.float64)
     sample[~np.isfinite(sample).all(axis=1)] = 0.0
+    sample = sample[_read_rows(np.ptp(sample, axis=1), sample.shape[1])]
     offsets = sample - np.median(sample, axis=1, keepdims=True)
     spread = 1.4826 * np.median(np.abs(offsets))
     near = np.abs(offsets) <= PIXEL_CLIP * spread + 1.0
@@ -210,10 +217,12 @@ def overscan_rows(
     pixels = raw_pixels(raw)
     inside = _without_glow(pixels, Box(inside.x0, inside.x1, y0, y1))
     mean, deviation, reach = _row_statistics(pixels, inside.x0, inside.x1, y0, y1)
-    noise = _typical_deviation(deviation, inside.shape[1])
+    read = _read_rows(reach, inside.shape[1])
+    mean[~read] = np.nan
+    noise = _typical_deviation(deviation[read], inside.shape[1])
     noise = noise if np.isfinite(noise) else 0.0
     # A row with no far pixel is its own clipped mean; `not <=` also catches NaN.
-    for k in np.flatnonzero(~(reach <= max(PIXEL_CLIP * noise, 1.0))):
+    for k in np.flatnonzero(read & ~(reach <= max(PIXEL_CLIP * noise, 1.0))):
         row = pixels[y0 + k, inside.x0 : inside.x1].astype(np.float64)
         mean[k] = _clipped_row(row, noise)
     levels[y0 - rows.start : y1 - rows.start] = mean
