@@ -78,6 +78,17 @@ def test_without_the_telescopes_journal_latency_counts_from_the_landing():
     assert found.exposures[0].latency_s == pytest.approx(4.0)
 
 
+def test_without_the_telescopes_journal_the_packet_may_tell_when_it_was_found():
+    told = {**DONE, "found": 0.0}
+    found = night_status([], [row(1, Stage.CALIBRATED, told)])
+    assert found.exposures[0].latency_s == pytest.approx(10.0)
+
+
+def test_a_ccd_that_only_waits_did_not_fail():
+    waiting = replace(row(1, Stage.FOUND), reason="the disk is full")
+    assert night_status([waiting]).failing == ()
+
+
 def test_the_time_to_each_stage_counts_from_the_stage_before():
     found = night_status([row(1, Stage.SENT, SENT)], [row(1, Stage.CALIBRATED, DONE)])
     waits = {stage.stage: stage.since_last.p50 for stage in found.stages}

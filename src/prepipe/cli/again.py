@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.journals import Journals, open_journals
+from prepipe.cli.journals import FINISHED, Journals, open_journals
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
 from prepipe.cli.output import Failures, print_json
 from prepipe.errors import ConfigError
@@ -23,12 +23,6 @@ __all__ = ["register"]
 
 BEGINNING = {"telescope": Stage.FOUND, "cluster": Stage.LANDED}
 """Where the work of each end begins."""
-
-FINISHED = {
-    "telescope": (Stage.SENT, Stage.QUARANTINED),
-    "cluster": (Stage.CALIBRATED, Stage.QUARANTINED),
-}
-"""Where it ends, well or not; what lies between is under way anyhow."""
 
 Ccd = Annotated[int | None, typer.Option("--ccd", help="Only this CCD.")]
 All = Annotated[bool, typer.Option("--all", help="Whatever there is.")]

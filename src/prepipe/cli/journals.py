@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prepipe.model import Stage
+
 if TYPE_CHECKING:
     from prepipe.config import Site
     from prepipe.model import Night
     from prepipe.store import Journal
     from prepipe.store.status import NightStatus
 
-__all__ = ["JOURNAL_NAME", "Journals", "open_journals"]
+__all__ = ["FINISHED", "JOURNAL_NAME", "Journals", "open_journals"]
 
 JOURNAL_NAME = "journal.sqlite"
+
+FINISHED = {
+    "telescope": (Stage.SENT, Stage.QUARANTINED),
+    "cluster": (Stage.CALIBRATED, Stage.QUARANTINED),
+}
+"""Where the work of each end ends, well or not."""
 
 
 @dataclass(frozen=True)

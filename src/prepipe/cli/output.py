@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Failures", "console", "make_table", "number", "plain", "print_json", "print_table"]
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 1000
 """Columns of a table that goes into a pipe or file, where nobody should meet cut lines."""
 
 
@@ -75,7 +75,9 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for column in columns:
         right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return table

@@ -104,23 +104,24 @@ def _pack_settings(codec: str, ratio: float | None, qstep: float | None) -> Pack
 def _jobs(
     files: Iterable[Path], camera: Camera, wanted: tuple[int, ...] | None, failures: Failures
 ) -> Iterable[_Job]:
-    from prepipe.codec.fits_bytes import scan_fits  # noqa: PLC0415
-    from prepipe.engines.raw import list_ccds, read_exposure  # noqa: PLC0415
+    from prepipe.telescope.intake import ccd_spans, read_exposure  # noqa: PLC0415
 
     for path in files:
         try:
-            hdus = scan_fits(path)
-            exposure = read_exposure(path, camera)
-            held = {ccd.number: (hdu, ccd) for hdu, ccd in list_ccds(path, camera)}
+            raw = read_exposure(path, camera)
+            hdus = ccd_spans(path, camera)
         except PrepipeError as error:
             failures.add(path, error)
             continue
+        if raw.exposure is None:
+            failures.add(path, "holds no image of the sky, nor zero or dome flat")
+            continue
+        held = {ccd.number: ccd for ccd in raw.ccds}
         for chosen in held if wanted is None else wanted:
-            if chosen not in held:
+            if chosen in held:
+                yield _Job(path, hdus[chosen], raw.exposure, held[chosen])
+            else:
                 failures.add(f"{path} CCD {chosen}", "the file has no such CCD")
-                continue
-            index, ccd = held[chosen]
-            yield _Job(path, hdus[index], exposure, ccd)
 
 
 def _report_packed(

@@ -29,6 +29,10 @@ __all__ = [
 WAY = (Stage.FOUND, Stage.PACKED, Stage.SENT, Stage.LANDED, Stage.CALIBRATED)
 """The stages that a CCD passes when nothing goes wrong."""
 
+AT_TELESCOPE = (Stage.FOUND, Stage.PACKED, Stage.SENT)
+AT_CLUSTER = (Stage.FOUND, Stage.LANDED, Stage.CALIBRATED)
+"""The cluster knows when a CCD was found if its packet told, else takes it for the landing."""
+
 TELESCOPE = "telescope"
 CLUSTER = "cluster"
 
@@ -48,7 +52,7 @@ class CcdStatus:
     tries : int
         Failures in a row.
     reason : str
-        Why it failed; empty if it did not.
+        Why it failed, or what it waits for; empty if neither.
     grade : str or None
         Colour of the grade.
     reasons : tuple of str
@@ -73,6 +77,11 @@ class CcdStatus:
     times: Mapping[Stage, float]
     seconds: Mapping[str, float]
     product: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is in quarantine, or failed and will be tried again."""
+        return self.stage is Stage.QUARANTINED or self.tries > 0
 
     @property
     def latency_s(self) -> float | None:
@@ -208,7 +217,7 @@ def night_status(
     exposures = _by_exposure(ccds)
     return NightStatus(
         exposures=exposures,
-        failing=tuple(ccd for found in exposures for ccd in found.ccds if ccd.reason),
+        failing=tuple(ccd for found in exposures for ccd in found.ccds if ccd.failed),
         files=tuple(sorted(files, key=lambda file: -file.at)),
         latency=Spread.of(latencies),
         stages=_stage_latencies(ccds),
@@ -217,15 +226,9 @@ def night_status(
 
 def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
     # What has landed is there, whatever the telescope's end still believes.
-    rows = [row for row in (here, there) if row is not None]
-    row = rows[-1]
-    times = {
-        stage: at
-        for found in rows
-        for stage in _stages_of(found, telescope=found is here)
-        if (at := getattr(found, f"{stage.value}_at")) is not None
-    }
-    seconds = {name: took for found in rows for name, took in found.seconds.items()}
+    row = there or here
+    assert row is not None
+    seconds = {**(here.seconds if here else {}), **(there.seconds if there else {})}
     return CcdStatus(
         key=row.key,
         exposure=row.exposure,
@@ -236,17 +239,20 @@ def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
         reason=row.reason,
         grade=row.grade if row.stage is Stage.CALIBRATED else None,
         reasons=row.reasons,
-        times=times,
+        times=_times(there, AT_CLUSTER) | _times(here, AT_TELESCOPE),
         seconds=seconds,
         product=row.reduction.get("product"),
     )
 
 
-def _stages_of(row: CcdRow, *, telescope: bool) -> tuple[Stage, ...]:
-    # What the cluster calls found is its landing: not the first sight of the CCD.
+def _times(row: CcdRow | None, stages: tuple[Stage, ...]) -> dict[Stage, float]:
+    """When a CCD reached those of an end's stages that it has not been sent back from."""
+    if row is None:
+        return {}
     reached = row.failed_stage or row.stage
-    own = WAY[:3] if telescope else WAY[3:]
-    return own[: own.index(reached) + 1] if reached in own else own[:1]
+    passed = stages[: stages.index(reached) + 1] if reached in stages else stages[:1]
+    known = {stage: getattr(row, f"{stage.value}_at") for stage in passed}
+    return {stage: at for stage, at in known.items() if at is not None}
 
 
 def _by_exposure(ccds: Iterable[CcdStatus]) -> tuple[ExposureStatus, ...]:

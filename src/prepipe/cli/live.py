@@ -1,0 +1,159 @@
+"""What `push` and `ingest` show while they run: a table on a terminal, lines elsewhere.
+
+It reads the journal from a thread of its own, so that it can neither slow nor stop the work.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from prepipe.cli.journals import FINISHED
+from prepipe.cli.output import console
+from prepipe.errors import PrepipeError
+from prepipe.model import Stage
+
+if TYPE_CHECKING:
+    from prepipe.store import CcdRow, Journal
+    from prepipe.store.status import NightStatus
+
+__all__ = ["Display", "exposure_line"]
+
+LOOK_S = 1.0
+QUIET_S = 3.0
+"""An exposure that is through gets its line when no CCD of it moved for so long."""
+NEWEST = 12
+
+
+class Display:
+    """Shows the exposures that are worked on.
+
+    Parameters
+    ----------
+    journal : Path
+        Of the end that works.
+    end : str
+        ``"telescope"`` or ``"cluster"``.
+    """
+
+    def __init__(self, journal: Path, end: str) -> None:
+        self._journal = journal
+        self._end = end
+        self._terminal = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._moved: dict[int, float] = {}
+        self._pending: set[int] = set()
+        self._done = threading.Event()
+        self._live: Any = None
+
+    def touch(self, exposure: int) -> None:
+        """Note that a CCD of an exposure moved."""
+        with self._lock:
+            self._moved.pop(exposure, None)
+            self._moved[exposure] = time.monotonic()
+            self._pending.add(exposure)
+
+    def say(self, sentence: str) -> None:
+        """Say something that should not wait: a failure, trouble."""
+        if self._live is not None:
+            self._live.console.print(sentence)
+        else:
+            _log(sentence)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show it all as long as this lasts."""
+        with self._on_screen():
+            thread = threading.Thread(target=self._look_again_and_again, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                self._done.set()
+                thread.join(timeout=10 * LOOK_S)
+
+    def _on_screen(self) -> AbstractContextManager[object]:
+        if not self._terminal:
+            return nullcontext()
+        from rich.live import Live  # noqa: PLC0415
+
+        self._live = Live(console=console(stderr=True), auto_refresh=False)
+        live: AbstractContextManager[object] = self._live
+        return live
+
+    def _look_again_and_again(self) -> None:
+        from prepipe.store import Journal  # noqa: PLC0415
+
+        journal = None
+        while True:
+            last = self._done.wait(LOOK_S)
+            try:
+                journal = journal or Journal(self._journal)
+                self._look(journal, last=last)
+            except PrepipeError as error:
+                self.say(f"cannot show the state: {error}")
+            if last:
+                break
+        if journal is not None:
+            journal.close()
+
+    def _look(self, journal: Journal, *, last: bool) -> None:
+        if self._live is not None:
+            self._live.update(self._table(journal), refresh=True)
+            return
+        for number in self._quiet(last=last):
+            rows = journal.rows(exposure=number)
+            if rows and (last or all(row.stage in FINISHED[self._end] for row in rows)):
+                _log(exposure_line(rows))
+
+    def _table(self, journal: Journal) -> Any:
+        from prepipe.cli.status import exposure_table  # noqa: PLC0415
+
+        with self._lock:
+            newest = list(self._moved)[-NEWEST:]
+        rows = [row for number in newest for row in journal.rows(exposure=number)]
+        return exposure_table(self._status(rows))
+
+    def _status(self, rows: list[CcdRow]) -> NightStatus:
+        from prepipe.store.status import night_status  # noqa: PLC0415
+
+        return night_status(rows) if self._end == "telescope" else night_status((), rows)
+
+    def _quiet(self, *, last: bool) -> list[int]:
+        """Exposures that have not had their line since they moved, and now are at rest."""
+        before = time.monotonic() - (0 if last else QUIET_S)
+        with self._lock:
+            quiet = [number for number in self._pending if self._moved[number] <= before]
+            self._pending.difference_update(quiet)
+        return sorted(quiet)
+
+
+def exposure_line(rows: list[CcdRow]) -> str:
+    """One line about an exposure for the log.
+
+    Parameters
+    ----------
+    rows : list of CcdRow
+        Its CCDs.
+    """
+    exposure = rows[0].exposure
+    stages = Counter(row.stage.value for row in rows)
+    grades = Counter(row.grade for row in rows if row.grade and row.stage is Stage.CALIBRATED)
+    line = f"exposure {exposure.number} {exposure.field or exposure.kind.value} {exposure.band}: "
+    line += ", ".join(f"{count} {stage}" for stage, count in stages.items())
+    if grades:
+        line += f" ({', '.join(f'{count} {grade}' for grade, count in grades.items())})"
+    return line
+
+
+def _log(sentence: str) -> None:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    typer.echo(f"{stamp} {sentence}", err=True)

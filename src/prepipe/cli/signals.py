@@ -1,0 +1,47 @@
+"""SIGTERM and SIGINT as a polite request to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["stop_on_signals"]
+
+
+@contextmanager
+def stop_on_signals(say: Callable[[str], object]) -> Iterator[threading.Event]:
+    """Give an event that SIGTERM or SIGINT sets; a second SIGINT interrupts at once.
+
+    Parameters
+    ----------
+    say : callable
+        Told one sentence when the first signal comes.
+
+    Yields
+    ------
+    threading.Event
+    """
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not stop.is_set():
+            stop.set()
+            # Printing inside a signal handler could meet a print that it interrupted.
+            name = signal.Signals(number).name
+            sentence = f"{name}: stopping; what is under way stays in the journal"
+            threading.Thread(target=say, args=(sentence,), daemon=True).start()
+
+    before = {number: signal.signal(number, ask_to_stop) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
