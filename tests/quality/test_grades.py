@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prepipe.calibrate.astrometry import VETOES
 from prepipe.config import Limits
 from prepipe.model import Colour, Reduction
 from prepipe.quality import grade
@@ -112,6 +113,11 @@ def test_a_missing_zero_point_is_orange(missing):
         ("TRAILED", Colour.ORANGE),
         ("NO_BIAS", Colour.YELLOW),
         ("NO_FLAT", Colour.YELLOW),
+        ("NO_PSF_STARS", Colour.ORANGE),
+        ("NO_NOMINAL_WCS", Colour.RED),
+        ("OTHER_BAND", Colour.YELLOW),
+        ("FEW_ZP_STARS", Colour.YELLOW),
+        ("LOW_FRACTION", Colour.YELLOW),
     ],
 )
 def test_each_flag_has_its_colour_and_one_reason(flag, colour):
@@ -119,6 +125,16 @@ def test_each_flag_has_its_colour_and_one_reason(flag, colour):
     assert verdict.colour is colour
     assert len(verdict.reasons) == 1
     assert flag not in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("veto", VETOES)
+def test_what_forbids_a_wcs_is_told_beside_it_in_plain_words(veto):
+    lost = replace(GOOD, wcs_rms_mas=None, zero_point=None, zero_point_scatter=None)
+    verdict = grade(replace(lost, flags=("NO_WCS", veto)), LIMITS)
+    assert verdict.colour is Colour.RED
+    assert verdict.reasons[0].startswith("no WCS found")
+    assert len(verdict.reasons) == 2
+    assert verdict.reasons[1] != veto.replace("_", " ").lower()
 
 
 def test_a_flag_nobody_told_us_of_is_yellow_in_plain_words():

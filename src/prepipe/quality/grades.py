@@ -43,40 +43,54 @@ _WCS = frozenset({"wcs_rms_mas"})
 _ZERO_POINT = frozenset({"zero_point", "zero_point_scatter"})
 _ALL = _STARS | _WCS | _ZERO_POINT
 
-_NO_WCS = _Meaning(
-    Colour.RED,
-    "no WCS found: {r.wcs_matches} stars match the catalogue; check the field and the pointing",
-    _WCS | _ZERO_POINT,
-)
+_RED, _ORANGE, _YELLOW = Colour.RED, Colour.ORANGE, Colour.YELLOW
+
+_NO_WCS = _Meaning(_RED, "no WCS found: check the field and the pointing", _WCS | _ZERO_POINT)
 
 _FLAGS = {
+    # the frame
+    "DEAD": _Meaning(_RED, "the whole CCD is dead: it gives no signal", _ALL),
+    "BLANK": _Meaning(_RED, "the frame is blank: there is no sky in it", _ALL),
+    "SATURATED_FRAME": _Meaning(_RED, "the whole frame is saturated", _ALL),
+    "CORRUPT_PIXELS": _Meaning(_RED, "pixels are corrupt: send the raw file again"),
+    "PARTIAL_DEAD": _Meaning(_ORANGE, "part of the CCD is dead and masked"),
+    "NO_OVERSCAN": _Meaning(_ORANGE, "no overscan in the frame: its level is not subtracted"),
+    "NO_BIAS": _Meaning(_YELLOW, "no bias near enough in time: bias not subtracted"),
+    "NO_FLAT": _Meaning(_YELLOW, "no dome flat near enough in time: not flat-fielded"),
+    # the sources
+    "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
+    "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),
+    "TRAILED": _Meaning(_ORANGE, "stars are trailed: the telescope moved"),
+    # astrometry: no WCS, and why
     "NO_WCS": _NO_WCS,
     "ASTROMETRY_FAILED": _NO_WCS,
+    "NO_NOMINAL_WCS": _Meaning(_RED, "the header holds no WCS to begin with", _WCS),
+    "TOO_FEW_SOURCES": _Meaning(_RED, "too few sources for a WCS", _WCS),
+    "TOO_FEW_REFERENCES": _Meaning(
+        _RED, "too few catalogue stars on the CCD: does the catalogue cover this field?", _WCS
+    ),
+    "NO_MATCH": _Meaning(_RED, "the sources match no part of the catalogue in reach", _WCS),
+    "AMBIGUOUS": _Meaning(_RED, "two pointings fit: doubled exposure, or a jump", _WCS),
+    "BAD_SCALE": _Meaning(_RED, "the pixel scale found is not the camera's", _WCS),
+    "FEW_MATCHES": _Meaning(_RED, "too few stars match the catalogue", _WCS),
     "FEW_REFERENCES": _Meaning(
-        Colour.RED,
-        "only {r.wcs_matches} reference stars matched: the WCS cannot be trusted",
-        _WCS | _ZERO_POINT,
+        _RED, "only {r.wcs_matches} reference stars matched: the WCS cannot be trusted", _WCS
     ),
-    "DEAD": _Meaning(Colour.RED, "the whole CCD is dead: it gives no signal", _ALL),
-    "BLANK": _Meaning(Colour.RED, "the frame is blank: all its pixels are the same", _ALL),
-    "SATURATED_FRAME": _Meaning(Colour.RED, "the whole frame is saturated", _ALL),
-    "NO_SOURCES": _Meaning(Colour.RED, "no source was found in the frame", _ALL),
-    "CORRUPT_PIXELS": _Meaning(Colour.RED, "pixels are corrupt: send the raw file again"),
-    "PARTIAL_DEAD": _Meaning(Colour.ORANGE, "part of the CCD is dead and masked"),
-    "NO_OVERSCAN": _Meaning(Colour.ORANGE, "no overscan in the frame: a fixed level subtracted"),
-    "NO_ZERO_POINT": _Meaning(
-        Colour.ORANGE,
-        "no zero point: {r.zero_point_stars} catalogue stars could be measured",
-        _ZERO_POINT,
-    ),
+    "HIGH_RMS": _Meaning(_RED, "matched stars lie too far from their places", _WCS),
+    "CHANCE": _Meaning(_RED, "as many stars might match by chance", _WCS),
+    "LOW_FRACTION": _Meaning(_YELLOW, "few of the bright sources are in the catalogue"),
     "NO_REFERENCE": _Meaning(
-        Colour.ORANGE,
-        "no star catalogue given: neither WCS nor zero point checked",
-        _WCS | _ZERO_POINT,
+        _ORANGE, "no star catalogue given: neither WCS nor zero point checked", _WCS | _ZERO_POINT
     ),
-    "TRAILED": _Meaning(Colour.ORANGE, "stars are trailed: the telescope moved"),
-    "NO_BIAS": _Meaning(Colour.YELLOW, "no bias near enough in time: bias not subtracted"),
-    "NO_FLAT": _Meaning(Colour.YELLOW, "no dome flat near enough in time: not flat-fielded"),
+    # photometry
+    "NO_ZERO_POINT": _Meaning(
+        _ORANGE, "no zero point: no catalogue star could be measured", _ZERO_POINT
+    ),
+    "FEW_ZP_STARS": _Meaning(_YELLOW, "zero point from {r.zero_point_stars} stars only"),
+    "ZP_SCATTER": _Meaning(_YELLOW, "stars disagree on the zero point"),
+    "OTHER_BAND": _Meaning(
+        _YELLOW, "the catalogue is of another band: the zero point is approximate"
+    ),
 }
 
 
