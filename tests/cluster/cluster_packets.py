@@ -1,9 +1,11 @@
-"""Small real packets, and work that can stand in for an engine; imported by workers too."""
+"""Small real packets, and work that stands in for an engine; workers import it too."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from prepipe.errors import PixelError, StorageError
 from prepipe.files import atomic_write
 from prepipe.model import Ccd, Colour, Exposure, Grade, Kind, Night, Reduction
 
+PATIENCE_S = 30.0
 FIRST = datetime(2020, 3, 6, 1, 0, tzinfo=UTC)
 
 
@@ -96,3 +99,20 @@ def die_over_ccd_2(order: Order) -> Outcome:
     if order.source.stem.endswith("_02"):
         os._exit(9)
     return reduce(order)
+
+
+def times_noted(path, outcome):
+    """How often each CCD has that outcome of its calibration in the journal."""
+    with sqlite3.connect(path) as connection:
+        noted = connection.execute(
+            "select exposure, ccd from events where stage = 'calibrated' and outcome = ?",
+            (outcome,),
+        )
+        return Counter(noted)
+
+
+def wait_until(what):
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
