@@ -14,7 +14,7 @@ from prepipe.cli.app import make_app
 
 __all__ = ["MODULES", "app", "main"]
 
-MODULES = ("site", "doctor", "simulate", "packets", "run", "calibrate", "status", "again")
+MODULES = ("demo", "site", "doctor", "simulate", "packets", "run", "calibrate", "status", "again")
 """Modules of commands, in the order of the help page."""
 
 
