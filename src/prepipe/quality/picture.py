@@ -26,6 +26,10 @@ COLOURS = {
 }
 
 
+Place = tuple[float, float, float, float]
+Places = Mapping[int, Place]
+
+
 @dataclass(frozen=True)
 class Tile:
     """One calibrated CCD in the picture.
@@ -67,13 +71,14 @@ def thumbnail(image: NDArray[np.float32], factor: int = 16) -> NDArray[np.float3
     low, sky = np.percentile(small, (16, 50))
     sigma = max(float(sky - low), 1e-6)
     stretched = np.arcsinh((small - (sky - 3 * sigma)) / (3 * sigma)) / np.arcsinh(60.0)
-    return np.clip(stretched, 0.0, 1.0).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(stretched, 0.0, 1.0).astype(np.float32)
+    return clipped
 
 
 def draw_focal_planes(
     path: Path,
     exposures: Sequence[tuple[str, Sequence[Tile]]],
-    places: Mapping[int, tuple[float, float, float, float]],
+    places: Places,
 ) -> None:
     """Draw each exposure's CCDs where they lie in the focal plane, framed by their grade.
 
@@ -100,36 +105,46 @@ def draw_focal_planes(
         figure.savefig(partial, format="png")
 
 
-def _draw(
-    axes: Axes,
-    title: str,
-    tiles: Sequence[Tile],
-    places: Mapping[int, tuple[float, float, float, float]],
-) -> None:
+def _draw(axes: Axes, title: str, tiles: Sequence[Tile], places: Places) -> None:
     axes.set_title(title, fontsize=10)
     for left, bottom, width, height in places.values():
-        axes.add_patch(Rectangle((left, bottom), width, height, fill=False, ec="#d5d5d5", lw=0.5))
+        axes.add_patch(Rectangle((left, bottom), width, height, fill=False, ec="#c8c8c8", lw=0.6))
+    boxes = []
     for order, tile in enumerate(tiles):
-        shape = tile.pixels.shape
-        left, bottom, width, height = places.get(
-            tile.ccd, (order * shape[1] * 1.05, 0.0, float(shape[1]), float(shape[0]))
-        )
-        extent = (left, left + width, bottom, bottom + height)
-        axes.imshow(tile.pixels, origin="lower", extent=extent, cmap="gray", vmin=0, vmax=1)
-        axes.add_patch(
-            Rectangle((left, bottom), width, height, fill=False, ec=COLOURS[tile.colour], lw=2)
-        )
-        text = f"{tile.ccd}\n{tile.label}"
-        axes.text(
-            left + width / 2,
-            bottom + height / 2,
-            text,
-            color="white",
-            fontsize=4.5,
-            ha="center",
-            va="center",
-            bbox={"fc": "#00000090", "ec": "none", "pad": 1},
-        )
-    axes.autoscale_view()
+        ny, nx = tile.pixels.shape
+        box = places.get(tile.ccd, (order * nx * 1.05, 0.0, float(nx), float(ny)))
+        boxes.append(box)
+        _draw_tile(axes, tile, box)
+    _frame(axes, boxes or list(places.values()))
     axes.set_aspect("equal")
     axes.set_axis_off()
+
+
+def _draw_tile(axes: Axes, tile: Tile, box: Place) -> None:
+    left, bottom, width, height = box
+    extent = (left, left + width, bottom, bottom + height)
+    axes.imshow(tile.pixels, origin="lower", extent=extent, cmap="gray", vmin=0, vmax=1)
+    colour = COLOURS[tile.colour]
+    axes.add_patch(Rectangle((left, bottom), width, height, fill=False, ec=colour, lw=2.5))
+    axes.annotate(
+        f"CCD {tile.ccd}\n{tile.label}",
+        (left + width / 2, bottom + height * 0.03),
+        color="white",
+        fontsize=6,
+        ha="center",
+        va="bottom",
+        bbox={"fc": "#000000b0", "ec": "none", "pad": 2},
+    )
+
+
+def _frame(axes: Axes, boxes: Sequence[Place]) -> None:
+    """Show what there is to see, with a margin of a third of a CCD."""
+    margin = max(width for _, _, width, _ in boxes) / 3 if boxes else 1.0
+    axes.set_xlim(
+        min((box[0] for box in boxes), default=0.0) - margin,
+        max((box[0] + box[2] for box in boxes), default=1.0) + margin,
+    )
+    axes.set_ylim(
+        min((box[1] for box in boxes), default=0.0) - margin,
+        max((box[1] + box[3] for box in boxes), default=1.0) + margin,
+    )
