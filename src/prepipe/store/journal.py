@@ -92,7 +92,7 @@ class Journal:
         Returns
         -------
         list of CcdKey
-            The CCDs that were new.
+            The CCDs that were new, or begin anew because their raw file was rewritten.
 
         Raises
         ------
@@ -102,7 +102,9 @@ class Journal:
         now = time.time()
         fresh = []
         with self._transaction() as connection:
-            row_id = self._exposure_row(connection, exposure, path, size, checksum)
+            row_id, rewritten = self._exposure_row(connection, exposure, path, size, checksum)
+            if rewritten:
+                fresh += self._begin_anew(connection, exposure, row_id, stage)
             for ccd in ccds:
                 values = {
                     "exposure_id": row_id,
@@ -129,7 +131,8 @@ class Journal:
         path: Path | None,
         size: int,
         checksum: str,
-    ) -> int:
+    ) -> tuple[int, bool]:
+        """Row of the exposure, and whether its own file has other content than before."""
         table = tables.exposures
         same = (table.c.camera == exposure.camera) & (table.c.number == exposure.number)
         values = {
@@ -147,13 +150,30 @@ class Journal:
         }
         connection.execute(self._upsert(table).values(values).on_conflict_do_nothing())
         known = connection.execute(select(table).where(same)).one()
-        if checksum and known.checksum and known.checksum != checksum:
+        row_id: int = known.id
+        rewritten = bool(checksum and known.checksum and known.checksum != checksum)
+        if rewritten and known.path != str(path):
             raise DuplicateError(
                 f"{path}: exposure {exposure.number} is already known from {known.path} with other "
                 "content; check which one is right and remove the other"
             )
-        row_id: int = known.id
-        return row_id
+        moved = bool(checksum) and not (known.path and Path(known.path).exists())
+        if rewritten or moved:
+            connection.execute(update(table).where(table.c.id == row_id).values(values))
+        return row_id, rewritten
+
+    def _begin_anew(
+        self, connection: Connection, exposure: Exposure, row_id: int, stage: Stage
+    ) -> list[CcdKey]:
+        numbers = select(tables.ccds.c.id, tables.ccds.c.number).where(
+            tables.ccds.c.exposure_id == row_id
+        )
+        keys = []
+        for found in connection.execute(numbers).all():
+            key = CcdKey(exposure.camera, exposure.number, found.number)
+            self._return_to(connection, found.id, key, stage)
+            keys.append(key)
+        return keys
 
     def rows(
         self,
@@ -268,6 +288,15 @@ class Journal:
             _note(connection, key, stage, "failed", detail=reason)
         return quarantined
 
+    def wait(self, key: CcdKey, stage: Stage, reason: str) -> None:
+        """Note what the work towards `stage` waits for; that is no failure of the CCD."""
+        with self._transaction() as connection:
+            row_id = _ccd_id(connection, key)
+            connection.execute(
+                update(tables.ccds).where(tables.ccds.c.id == row_id).values(reason=reason)
+            )
+            _note(connection, key, stage, "waits", detail=reason)
+
     def release(self, key: CcdKey) -> bool:
         """Let a quarantined CCD try again from where it failed; False if it was not there."""
         with self._transaction() as connection:
@@ -302,6 +331,13 @@ class Journal:
         )
         with self._reading() as connection:
             return connection.execute(select(table.c.path).where(same)).first() is not None
+
+    def known_files(self) -> dict[str, tuple[int, int]]:
+        """Size (bytes) and mtime (ns) of every file that was dealt with, by path."""
+        table = tables.files
+        with self._reading() as connection:
+            found = connection.execute(select(table.c.path, table.c.bytes, table.c.mtime_ns))
+            return {row.path: (row.bytes, row.mtime_ns) for row in found}
 
     def remember_file(
         self, path: Path, size: int, mtime_ns: int, reason: str = "", traceback: str = ""
