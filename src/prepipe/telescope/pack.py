@@ -1,0 +1,133 @@
+"""From a CCD in the journal to its packet on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from prepipe import config
+from prepipe.cameras import Camera
+from prepipe.codec.fits_bytes import FitsFile, HduSpan
+from prepipe.codec.pack import pack_ccd
+from prepipe.codec.packet import PackedCcd, build_packet, write_packet
+from prepipe.errors import FitsError, StorageError
+from prepipe.files import storage_errors
+from prepipe.model import Kind, Packet
+from prepipe.store import CcdRow
+from prepipe.telescope.intake import ccd_spans
+from prepipe.telescope.watch import KnownFiles
+
+__all__ = ["Packer"]
+
+_REMEMBERED_FILES = 16
+_LOSSLESS_KINDS = (Kind.ZERO, Kind.DOME_FLAT)
+
+_State = tuple[int, int]
+"""Size and mtime (ns) of a file."""
+
+
+class Packer:
+    """Packs CCDs of raw files; may be used by several threads at a time.
+
+    Parameters
+    ----------
+    settings : config.Pack
+    camera : Camera
+    known : KnownFiles
+        Knows in which state each raw file was registered.
+    directory : Path
+        Where packets go.
+    """
+
+    def __init__(
+        self, settings: config.Pack, camera: Camera, known: KnownFiles, directory: Path
+    ) -> None:
+        self._settings = settings
+        self._camera = camera
+        self._known = known
+        self._directory = directory
+        self._spans: OrderedDict[tuple[Path, _State], Mapping[int, HduSpan]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def pack(self, row: CcdRow) -> tuple[Path, Packet]:
+        """Write the packet of a CCD.
+
+        Its parameters say, besides what the codec did, when the raw file was found:
+        ``found_at``, seconds since 1970, so that the far side can tell the latency.
+
+        Returns
+        -------
+        Path
+            The packet's file.
+        Packet
+
+        Raises
+        ------
+        ConfigError
+            If the codec or one of its parameters is unknown.
+        FitsError, HeaderError, PixelError
+            If the raw file cannot be read, or lacks the CCD.
+        StorageError
+            If the raw file vanished or was rewritten since it was registered, or the disk
+            is full.
+        """
+        state = self._state(row.raw)
+        try:
+            packed = self._packed(row, state)
+        finally:
+            # whatever was read of a file that changed meanwhile, sound or not, is worth nothing
+            if self._state(row.raw) != state:
+                raise _rewritten(row.raw)
+        return write_packet(self._directory, packed), packed.packet
+
+    def _packed(self, row: CcdRow, state: _State) -> PackedCcd:
+        span = self._span(row, state)
+        packed = pack_ccd(row.raw, span, row.exposure, row.ccd, *self._codec(row.exposure.kind))
+        return _with_note(packed, row, span)
+
+    def _codec(self, kind: Kind) -> tuple[str, dict[str, object]]:
+        if kind in _LOSSLESS_KINDS:
+            return self._settings.calibrations, {}
+        return self._settings.codec, self._settings.parameters
+
+    def _state(self, raw: Path) -> _State:
+        with storage_errors(raw):
+            status = raw.stat()
+        state = status.st_size, status.st_mtime_ns
+        if not self._known.known_file(raw, *state):
+            raise _rewritten(raw)
+        return state
+
+    def _span(self, row: CcdRow, state: _State) -> HduSpan:
+        """Where the CCD lies in its file; looked up once a file, for all of its CCDs."""
+        with self._lock:
+            spans = self._spans.get((row.raw, state))
+            if spans is None:
+                spans = ccd_spans(row.raw, self._camera)
+                self._spans[row.raw, state] = spans
+                if len(self._spans) > _REMEMBERED_FILES:
+                    self._spans.popitem(last=False)
+        if row.ccd.number not in spans:
+            raise FitsError(f"{row.raw}: holds no CCD {row.ccd.number} any more; it was rewritten")
+        return spans[row.ccd.number]
+
+
+def _with_note(packed: PackedCcd, row: CcdRow, span: HduSpan) -> PackedCcd:
+    """The same packet with the time at which its raw file was found."""
+    parameters = {**packed.packet.parameters, "found_at": row.found_at}
+    primary = b""
+    if span.index:
+        with FitsFile(row.raw) as file:
+            primary = file.span_at(0, 0).header
+    payload = packed.content[-packed.packet.payload_bytes :]
+    packet = replace(packed.packet, parameters=parameters)
+    return build_packet(packet, span.index, primary, span.header, payload)
+
+
+def _rewritten(raw: Path) -> StorageError:
+    return StorageError(
+        f"{raw}: was rewritten after it was found; it is taken anew when it is at rest"
+    )

@@ -1,0 +1,101 @@
+"""What a push tells while it works, and when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from prepipe.store import CcdKey
+
+__all__ = ["Event", "Failure", "Happening", "Report"]
+
+
+class Happening(StrEnum):
+    """What kind of thing happened."""
+
+    FOUND = "found"
+    """An exposure was registered."""
+    IGNORED = "ignored"
+    """A file holds nothing to calibrate."""
+    SENT = "sent"
+    """A CCD is at the far side."""
+    FAILED = "failed"
+    """A CCD or file could not be worked on; it is tried again."""
+    QUARANTINED = "quarantined"
+    """A CCD or file was given up."""
+    OBSTACLE = "obstacle"
+    """Nothing can go on: link down, disk full, directory unreadable. It is tried again."""
+    CLEARED = "cleared"
+    """The obstacle is gone."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened.
+
+    Parameters
+    ----------
+    what : Happening
+    text : str
+        One sentence.
+    key : CcdKey, optional
+    path : Path, optional
+        The raw file.
+    ccds : int
+        Found: CCDs that wait now.
+    packet_bytes : int
+        Sent: size of the packet.
+    seconds : float
+        Sent: since the raw file was found, s.
+    """
+
+    what: Happening
+    text: str
+    key: CcdKey | None = None
+    path: Path | None = None
+    ccds: int = 0
+    packet_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What did not go through, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Parameters
+    ----------
+    exposures, ccds : int
+        Found.
+    sent : int
+        CCDs sent.
+    sent_bytes : int
+    already_there : int
+        CCDs that the far side had already, and that were not sent again.
+    waiting : int
+        CCDs that are still queued.
+    failures : list of Failure
+        Files and CCDs given up in this run; after a run of what is there, also what
+        could not be done.
+    """
+
+    exposures: int = 0
+    ccds: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    already_there: int = 0
+    waiting: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
