@@ -37,7 +37,7 @@ class Telescope:
         self.raw = root / "raw"
         self.landing = root / "landing"
         self.packets = root / "telescope" / "packets"
-        self.raw.mkdir()
+        self.raw.mkdir(parents=True)
         self.events: list[Event] = []
         self.link = RecordingLink(self.landing)
         self.configure()
@@ -260,6 +260,35 @@ def test_a_rewritten_raw_file_is_sent_anew(telescope: Telescope) -> None:
     }
     assert old.keys() == new.keys()
     assert all(old[name] != new[name] for name in old)
+
+
+def test_a_raw_file_rewritten_while_its_ccds_are_under_way_is_sent_anew(
+    telescope: Telescope,
+) -> None:
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    telescope.link.fault = hold
+    path = write_raw(telescope.raw, 1)
+    stop, thread = in_background(telescope)
+    begun.wait(10)
+    path.write_bytes(raw_bytes(1, (25, 1, 44, 7), seed=5))
+    time.sleep(0.2)
+    go_on.set()
+    wait_until(lambda: telescope.stages() == {Stage.SENT: 4})
+    stop.set()
+    thread.join()
+    fresh = Telescope(telescope.root / "fresh")
+    write_raw(fresh.raw, 1, (25, 1, 44, 7), seed=5)
+    fresh.push()
+    for name in fresh.landed():
+        sent, wanted = telescope.landing / name, fresh.landing / name
+        assert read_header(sent).pixel_checksum == read_header(wanted).pixel_checksum
+    fresh.journal.close()
 
 
 def test_a_ccd_returned_by_its_operator_is_sent_again(telescope: Telescope) -> None:
