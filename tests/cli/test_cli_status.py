@@ -114,6 +114,23 @@ def test_what_failed_is_shown_with_its_reason(run, site_file, telescope, exposur
     assert told["files"][0]["reason"] == "empty file"
 
 
+def test_watching_shows_it_again_until_interrupted(
+    run, site_file, cluster, exposure, ccds, monkeypatch
+):
+    calibrated(cluster, exposure, ccds)
+    looks = []
+
+    def look_twice(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("prepipe.cli.status.time.sleep", look_twice)
+    answer = run("status", "--config", site_file, "--watch")
+    assert answer.exit_code == 130
+    assert answer.stdout.count("2 calibrated") == 2 * 2  # the row and the summary
+
+
 def test_watching_as_json_is_wrong_use(run, site_file):
     assert run("status", "--config", site_file, "--json", "--watch").exit_code == 2
 

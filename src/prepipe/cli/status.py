@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["exposure_table", "register", "status_json"]
 
 REFRESH_S = 2.0
+REST = 4.0
+OTHER_ROWS = 16
+"""Lines of the screen that the other tables take."""
+FEWEST_ROWS = 5
 LONGEST_LIST = 20
 
 
@@ -74,11 +79,19 @@ def _night(text: str | None) -> Night | None:
 def _watch(journals: Journals, exposure: int | None, night: Night | None) -> None:
     from rich.live import Live  # noqa: PLC0415
 
-    ccds = exposure is not None
-    with Live(console=console(), auto_refresh=False, screen=console().is_terminal) as live:
+    screen = console()
+    newest = max(FEWEST_ROWS, screen.height - OTHER_ROWS) if screen.is_terminal else None
+    terminal = Live(console=screen, auto_refresh=False, screen=True)
+    with terminal if screen.is_terminal else nullcontext():
         while True:
-            live.update(_view(journals.status(exposure, night), ccds=ccds), refresh=True)
-            time.sleep(REFRESH_S)
+            begun = time.monotonic()
+            view = _view(journals.status(exposure, night), ccds=exposure is not None, newest=newest)
+            if screen.is_terminal:
+                terminal.update(view, refresh=True)
+            else:
+                screen.print(view)
+            # A long night takes a second to read: that must not become all that this machine does.
+            time.sleep(max(REFRESH_S, REST * (time.monotonic() - begun)))
 
 
 def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
@@ -163,10 +176,10 @@ def _counts(counts: Any) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "-"
 
 
-def _view(found: NightStatus, *, ccds: bool) -> Group:
+def _view(found: NightStatus, *, ccds: bool, newest: int | None = None) -> Group:
     from rich.console import Group  # noqa: PLC0415
 
-    parts: list[Any] = [exposure_table(found)]
+    parts: list[Any] = [exposure_table(found, newest=newest)]
     if ccds:
         parts.append(_ccd_table(found))
     if found.failing:
