@@ -64,10 +64,16 @@ class Pack(_Section):
         "none", description="codec of zeros and dome flats, which nothing may blur"
     )
     ratio: float | None = Field(
-        None, gt=1, description="jpeg2000: aim at this compression ratio (10 when qstep is unset)"
+        None,
+        gt=1,
+        examples=[10.0],
+        description="jpeg2000: aim at this compression ratio (10 when qstep is unset)",
     )
     qstep: float | None = Field(
-        None, gt=0, description="jpeg2000: or this quantiser step, as a fraction of 65536 ADU"
+        None,
+        gt=0,
+        examples=[5.5e-5],
+        description="jpeg2000: or this quantiser step, as a fraction of 65536 ADU",
     )
     workers: int = Field(2, ge=1, description="CCDs packed and sent at the same time")
 
@@ -96,7 +102,9 @@ class Link(_Section):
     landing: Path = Field(Path("landing"), description="landing directory at the far end")
     host: str = Field("", description="ssh: host name, or an alias of ~/.ssh/config")
     user: str = Field("", description="ssh: user there; empty leaves it to ~/.ssh/config")
-    port: int | None = Field(None, gt=0, lt=65536, description="ssh: port, if not the usual one")
+    port: int | None = Field(
+        None, gt=0, lt=65536, examples=[2222], description="ssh: port, if not the usual one"
+    )
     options: tuple[str, ...] = Field(
         (), description='ssh: further options, each one word, such as "-oProxyJump=gate"'
     )
@@ -151,7 +159,9 @@ class Calibration(_Section):
 
     engine: Literal["builtin"] = Field("builtin", description="what reduces a CCD")
     reference: Path | None = Field(
-        None, description="star catalogue: FITS, CSV or Parquet with ra, dec and a magnitude"
+        None,
+        examples=["gaia.fits"],
+        description="star catalogue: FITS, CSV or Parquet with ra, dec and a magnitude",
     )
     columns: dict[str, str] = Field(
         {}, description='its columns, where not recognised: {ra = "RA_J2000", mag = "rmag"}'

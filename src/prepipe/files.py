@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from prepipe.errors import StorageError
+from prepipe.errors import ConfigError, StorageError
 
-__all__ = ["PARTIAL_SUFFIX", "atomic_path", "atomic_write", "storage_errors", "sync_directory"]
+__all__ = [
+    "PARTIAL_SUFFIX",
+    "atomic_path",
+    "atomic_write",
+    "sole_user",
+    "storage_errors",
+    "sweep_partials",
+    "sync_directory",
+]
 
 PARTIAL_SUFFIX = ".part"
 
@@ -81,6 +91,70 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sweep_partials(root: Path, older_than_s: float = 86400.0) -> int:
+    """Remove the temporary files that killed writers left below `root`.
+
+    Parameters
+    ----------
+    root : Path
+    older_than_s : float
+        Younger ones may still be written, by somebody else too.
+
+    Returns
+    -------
+    int
+        Files removed.
+    """
+    before = time.time() - older_than_s
+    removed = 0
+    for partial in root.rglob(f".*{PARTIAL_SUFFIX}"):
+        with suppress(OSError):
+            if partial.is_file() and partial.stat().st_mtime < before:
+                partial.unlink()
+                removed += 1
+    return removed
+
+
+@contextmanager
+def sole_user(path: Path) -> Iterator[None]:
+    """Hold a lock file that the system lets go of when this process ends, however it ends.
+
+    Parameters
+    ----------
+    path : Path
+        In the directory that only one may work in.
+
+    Raises
+    ------
+    ConfigError
+        If another process holds it.
+    StorageError
+        If it cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        raise ConfigError(
+            f"{path.parent} is in use by process {holder}: stop that one first, "
+            "or give this one another directory"
+        ) from None
+    with storage_errors(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 def _advice(path: Path, error: OSError) -> str:

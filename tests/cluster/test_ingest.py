@@ -14,10 +14,10 @@ import pytest
 from cluster_packets import exposure, make_packet, times_noted, wait_until
 
 from prepipe.cluster import Ingest, What
-from prepipe.cluster.lock import only_one
 from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
 from prepipe.errors import ConfigError, TransientError
+from prepipe.files import sole_user
 from prepipe.model import Kind, Stage
 from prepipe.store import CcdKey, Journal
 
@@ -354,7 +354,7 @@ def test_a_landing_directory_that_comes_back_is_worked_on(site, journal):
 
 
 def test_only_one_ingest_works_in_a_directory(site, journal):
-    with only_one(site.cluster.work / "ingest.lock"), pytest.raises(ConfigError, match="process"):
+    with sole_user(site.cluster.work / "ingest.lock"), pytest.raises(ConfigError, match="process"):
         ingest_once(site, journal)
 
 

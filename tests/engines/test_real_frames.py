@@ -70,6 +70,7 @@ def test_every_ccd_of_a_real_file_becomes_a_product(
         assert (outcome.ccd.number == 61) == ("DEAD" in found.flags)
 
 
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
 @pytest.mark.parametrize("band", "ugriz")
 def test_a_shifted_sdss_frame_is_solved(shared_data: Path, tmp_path: Path, band: str) -> None:
     raw = tmp_path / f"fpC-{band}.fit"

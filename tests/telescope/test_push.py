@@ -527,7 +527,7 @@ def test_two_pushes_do_not_work_in_one_directory(telescope: Telescope) -> None:
     stop, thread = in_background(telescope)
     lock = telescope.root / "telescope" / "push.lock"
     wait_until(lambda: lock.exists() and bool(lock.read_text()))
-    with pytest.raises(ConfigError, match="another push"):
+    with pytest.raises(ConfigError, match="in use by process"):
         telescope.push()
     stop.set()
     thread.join()

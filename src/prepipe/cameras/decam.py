@@ -21,7 +21,7 @@ from prepipe.cameras.base import card, number, parse_utc
 from prepipe.errors import HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
-__all__ = ["Decam", "DecamCcd", "decam_ccds"]
+__all__ = ["GAIA_COLOUR_TERMS", "Decam", "DecamCcd", "decam_ccds"]
 
 RAW_SHAPE = (4146, 2160)
 LAST_SCIENCE_CCD = 62

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,15 +14,17 @@ import typer
 from prepipe.cli.app import FAILED, add_command
 from prepipe.cli.options import Json
 from prepipe.cli.output import number, print_json, print_table
+from prepipe.model import Stage
 
 if TYPE_CHECKING:
     from prepipe.cli.night import DemoNight
     from prepipe.store import CcdRow
-    from prepipe.store.status import ExposureStatus
+    from prepipe.store.status import CcdStatus, ExposureStatus
 
 __all__ = ["demo", "register"]
 
 SHOWN_PRODUCTS = 3
+STAGES = (Stage.FOUND, Stage.PACKED, Stage.SENT, Stage.LANDED, Stage.CALIBRATED)
 
 
 def register(app: typer.Typer) -> None:
@@ -88,7 +91,7 @@ def _as_json(night: DemoNight, exposures: int) -> dict[str, Any]:
 def _show(night: DemoNight) -> None:
     columns = (
         *(">exposure", ">CCDs", ">seeing", ">zero point", ">WCS rms"),
-        *(">pack s", ">send s", ">land s", ">calibrate s", ">latency s", "grade"),
+        *(">packed s", ">sent s", ">landed s", ">calibrated s", ">latency s", "grade"),
     )
     print_table(columns, [_row(found, night) for found in reversed(night.status.exposures)])
     products = [row.reduction["product"] for row in night.calibrated]
@@ -104,20 +107,26 @@ def _show(night: DemoNight) -> None:
 
 def _row(found: ExposureStatus, night: DemoNight) -> tuple[object, ...]:
     rows = [row for row in night.calibrated if row.exposure.number == found.exposure.number]
-    took = {
-        stage: _median(ccd.seconds.get(stage) for ccd in found.ccds)
-        for stage in ("packed", "sent", "landed", "calibrated")
-    }
+    since_last = [
+        _median(_lapse(ccd, before, stage) for ccd in found.ccds)
+        for before, stage in pairwise(STAGES)
+    ]
     return (
         found.exposure.number,
         len(found.ccds),
         number(_figure(rows, "seeing_arcsec"), 2, '"'),
         number(_figure(rows, "zero_point"), 3),
         number(_figure(rows, "wcs_rms_mas"), 0, " mas"),
-        *(number(seconds, 2) for seconds in took.values()),
+        *(number(seconds, 2) for seconds in since_last),
         number(found.latency_s, 1),
         ", ".join(f"{count} {colour}" for colour, count in found.grades.items()),
     )
+
+
+def _lapse(ccd: CcdStatus, before: Stage, stage: Stage) -> float | None:
+    """How long a CCD took from one stage to the next, waiting included, s."""
+    times = ccd.times
+    return times[stage] - times[before] if before in times and stage in times else None
 
 
 def _figure(rows: list[CcdRow], name: str) -> float | None:

@@ -24,6 +24,7 @@ from prepipe.cluster import Ingest
 from prepipe.compute import open_compute
 from prepipe.config import Calibration, Cluster, Link, Pack, Site, Telescope
 from prepipe.engines.masters import gather, make_master
+from prepipe.engines.warm_up import warm_up
 from prepipe.errors import ConfigError
 from prepipe.files import atomic_write
 from prepipe.link import open_link
@@ -176,7 +177,7 @@ def _both_ends(site: Site) -> Iterator[_Ends]:
     ends = _Ends(
         Journal(site.telescope.work / JOURNAL_NAME), Journal(site.cluster.work / JOURNAL_NAME)
     )
-    link, compute, stop = open_link(site.link), open_compute(site), threading.Event()
+    link, compute, stop = open_link(site.link), open_compute(site, warm_up), threading.Event()
     push = Push(site, ends.here, link, load_camera(site.camera))
     ingest = Ingest(site, ends.there, compute)
     with ThreadPoolExecutor(2, "end") as threads:
@@ -248,4 +249,6 @@ def _tile(row: CcdRow) -> Tile:
         "" if zero is None else f"zp {zero:.2f}",
     ]
     image = fitsio.read(found["product"], ext="IMAGE")
-    return Tile(row.ccd.number, Colour(row.grade or Colour.RED), "\n".join(lines).strip(), thumbnail(image))
+    return Tile(
+        row.ccd.number, Colour(row.grade or Colour.RED), "\n".join(lines).strip(), thumbnail(image)
+    )

@@ -167,13 +167,14 @@ def ingest(
     """
     from prepipe.cluster import Ingest  # noqa: PLC0415
     from prepipe.compute import open_compute  # noqa: PLC0415
+    from prepipe.engines.warm_up import warm_up  # noqa: PLC0415
     from prepipe.store import Journal  # noqa: PLC0415
 
     site = read_site(config)
     path = site.cluster.work / JOURNAL_NAME
     display = Display(path, "cluster")
     journal = Journal(path)
-    compute = open_compute(site)
+    compute = open_compute(site, warm_up)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
             told = Ingest(

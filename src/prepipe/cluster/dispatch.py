@@ -30,6 +30,9 @@ Work = Callable[[Order], Outcome]
 _AWAIT_MASTERS = (Kind.ZERO, Kind.DOME_FLAT)
 _LONGEST_REST_S = 60.0
 
+LOOK_AHEAD = 64
+"""Waiting CCDs read from the journal beyond those that can begin: zeros and flats take no room."""
+
 
 @dataclass(frozen=True)
 class _Flight:
@@ -63,7 +66,7 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """Whether no CCD is under way, and none waits."""
-        return not self._flying and not self._journal.rows(Stage.LANDED)
+        return not self._flying and not self._journal.rows(Stage.LANDED, limit=1)
 
     def serve(self) -> Iterator[Event]:
         """Note the answers that have come, then keep the workers busy.
@@ -136,7 +139,8 @@ class Dispatcher:
         if not room and self._flying:
             return
         waiting = 0
-        for row in self._journal.rows(Stage.LANDED):
+        looked_at = room + len(self._flying) + len(self._rest_until) + LOOK_AHEAD
+        for row in self._journal.rows(Stage.LANDED, limit=looked_at):
             if row.key in self._flying or self._rests(row.key):
                 continue
             if row.exposure.kind in _AWAIT_MASTERS:

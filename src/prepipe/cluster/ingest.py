@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 
 from prepipe.cluster.dispatch import Dispatcher, Work
 from prepipe.cluster.events import Event, Report, What
-from prepipe.cluster.lock import only_one
 from prepipe.cluster.receive import Receiver
 from prepipe.compute import Compute
 from prepipe.config import Site
 from prepipe.errors import TransientError
+from prepipe.files import sole_user, sweep_partials
 from prepipe.store import Journal
 
 __all__ = ["STOP_S", "Ingest"]
@@ -84,7 +84,8 @@ class Ingest:
         """
         stop = stop or threading.Event()
         self._report = Report()
-        with only_one(self._cluster.work / _LOCK_NAME):
+        with sole_user(self._cluster.work / _LOCK_NAME):
+            sweep_partials(self._cluster.products)
             self._go_round(once, stop)
             self._tell_all(self._dispatcher.stop(STOP_S))
         return self._report

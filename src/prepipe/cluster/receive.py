@@ -25,7 +25,13 @@ from prepipe.cluster.events import Event, What
 from prepipe.codec.names import parse_name
 from prepipe.codec.packet import verify
 from prepipe.errors import DuplicateError, PacketError, PrepipeError, StorageError
-from prepipe.files import PARTIAL_SUFFIX, atomic_write, storage_errors, sync_directory
+from prepipe.files import (
+    PARTIAL_SUFFIX,
+    atomic_write,
+    storage_errors,
+    sweep_partials,
+    sync_directory,
+)
 from prepipe.link.base import DONE, REJECTED
 from prepipe.model import Packet, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
@@ -95,6 +101,7 @@ class Receiver:
                 yield event
 
     def _take_up(self) -> Iterator[Event]:
+        sweep_partials(self._landing)
         known = {row.packet for row in self._journal.rows()}
         with storage_errors(self._landing / DONE):
             found = [path for path in self._landing.glob(f"{DONE}/ut*/*") if str(path) not in known]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from prepipe.cameras.decam import GAIA_COLOUR_TERMS
 from prepipe.errors import ConfigError
 from prepipe.model import Kind
 from prepipe.simulate.pointing import horizontal
@@ -37,15 +38,14 @@ class Band:
     Notes
     -----
     Zero points, sky and extinction: nominal values of the Legacy Surveys'
-    observing bot (obsbot, ``decam.py``). Colour terms: Gaia DR2 to SDSS, Evans
-    et al. 2018 (A&A 616, A4), table A.2.
+    observing bot (obsbot, ``decam.py``). Colour terms: those of the camera.
     """
 
     card: str
     zero_point: float
     sky_mag: float
     extinction: float
-    colour_terms: tuple[float, float, float, float]
+    colour_terms: tuple[float, ...]
 
 
 BANDS = {
@@ -54,14 +54,14 @@ BANDS = {
         zero_point=26.610,
         sky_mag=22.04,
         extinction=0.17,
-        colour_terms=(0.13518, -0.46245, -0.25171, 0.021349),
+        colour_terms=GAIA_COLOUR_TERMS["g"],
     ),
     "r": Band(
         card="r DECam SDSS c0002 6415.0 1480.0",
         zero_point=26.818,
         sky_mag=20.91,
         extinction=0.10,
-        colour_terms=(-0.12879, 0.24662, -0.027464, -0.049465),
+        colour_terms=GAIA_COLOUR_TERMS["r"],
     ),
 }
 

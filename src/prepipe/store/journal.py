@@ -181,8 +181,20 @@ class Journal:
         exposure: int | None = None,
         ccd: int | None = None,
         night: Night | None = None,
+        limit: int | None = None,
     ) -> list[CcdRow]:
-        """CCDs at any of `stages` (all if none is given), newest exposure first."""
+        """CCDs at any of `stages` (all if none is given), newest exposure first.
+
+        Parameters
+        ----------
+        *stages : Stage
+        exposure, ccd : int, optional
+            Only this exposure, this CCD.
+        night : Night, optional
+            Only this night.
+        limit : int, optional
+            At most so many.
+        """
         query = joined()
         if stages:
             query = query.where(tables.ccds.c.stage.in_([stage.value for stage in stages]))
@@ -193,7 +205,7 @@ class Journal:
         if night is not None:
             query = query.where(tables.exposures.c.night == str(night))
         with self._reading() as connection:
-            return [ccd_row(found) for found in connection.execute(query)]
+            return [ccd_row(found) for found in connection.execute(query.limit(limit))]
 
     def row(self, key: CcdKey) -> CcdRow | None:
         """One CCD, or None if it is not known."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from prepipe import config
 from prepipe.cameras import Camera
-from prepipe.codec.fits_bytes import FitsFile, HduSpan
+from prepipe.codec.fits_bytes import HduSpan
 from prepipe.codec.pack import pack_ccd
-from prepipe.codec.packet import PackedCcd, build_packet, write_packet
+from prepipe.codec.packet import PackedCcd, write_packet
 from prepipe.errors import FitsError, StorageError
 from prepipe.files import storage_errors
 from prepipe.model import Kind, Packet
@@ -85,8 +84,9 @@ class Packer:
 
     def _packed(self, row: CcdRow, state: _State) -> PackedCcd:
         span = self._span(row, state)
-        packed = pack_ccd(row.raw, span, row.exposure, row.ccd, *self._codec(row.exposure.kind))
-        return _with_note(packed, row, span)
+        codec, parameters = self._codec(row.exposure.kind)
+        notes = {"found_at": row.found_at}
+        return pack_ccd(row.raw, span, row.exposure, row.ccd, codec, parameters, notes=notes)
 
     def _codec(self, kind: Kind) -> tuple[str, dict[str, object]]:
         if kind in _LOSSLESS_KINDS:
@@ -113,18 +113,6 @@ class Packer:
         if row.ccd.number not in spans:
             raise FitsError(f"{row.raw}: holds no CCD {row.ccd.number} any more; it was rewritten")
         return spans[row.ccd.number]
-
-
-def _with_note(packed: PackedCcd, row: CcdRow, span: HduSpan) -> PackedCcd:
-    """The same packet with the time at which its raw file was found."""
-    parameters = {**packed.packet.parameters, "found_at": row.found_at}
-    primary = b""
-    if span.index:
-        with FitsFile(row.raw) as file:
-            primary = file.span_at(0, 0).header
-    payload = packed.content[-packed.packet.payload_bytes :]
-    packet = replace(packed.packet, parameters=parameters)
-    return build_packet(packet, span.index, primary, span.header, payload)
 
 
 def _rewritten(raw: Path) -> StorageError:

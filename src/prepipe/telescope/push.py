@@ -19,12 +19,12 @@ from prepipe.errors import (
     StorageError,
     TransientError,
 )
+from prepipe.files import sole_user
 from prepipe.link.base import Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 from prepipe.telescope.carry import Carried, Carrier
 from prepipe.telescope.intake import RawExposure, register
-from prepipe.telescope.lock import sole_user
 from prepipe.telescope.obstacle import LONGEST_WAIT_S, Obstacle, is_obstacle, pause_after
 from prepipe.telescope.pack import Packer
 from prepipe.telescope.queue import JOINED_BY_ARRIVALS, next_round
