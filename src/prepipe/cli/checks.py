@@ -166,13 +166,16 @@ def check_numba_cache() -> Check:
 
 def check_readable(name: str, directory: Path) -> Check:
     """Whether a directory is there and can be read."""
-    if not directory.is_dir():
+    try:
+        with os.scandir(directory):
+            return Check(name, State.OK, str(directory))
+    except (FileNotFoundError, NotADirectoryError):
         remedy = f"make it, or set {name} to the right one"
         return Check(name, State.FAILURE, f"{directory}: no such directory", remedy)
-    if not os.access(directory, os.R_OK | os.X_OK):
+    except OSError as error:
         remedy = f"give this user the right to read it: chmod or a group on {directory}"
-        return Check(name, State.FAILURE, f"{directory} cannot be read", remedy)
-    return Check(name, State.OK, str(directory))
+        found = f"{directory} cannot be read: {error.strerror}"
+        return Check(name, State.FAILURE, found, remedy)
 
 
 def check_writable(name: str, directory: Path) -> Check:
@@ -386,7 +389,7 @@ def check_masters(calibrations: Path) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
+    while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     return path
 
