@@ -14,7 +14,18 @@ from prepipe.cli.app import make_app
 
 __all__ = ["MODULES", "app", "main"]
 
-MODULES = ("demo", "site", "doctor", "simulate", "packets", "run", "calibrate", "status", "again")
+MODULES = (
+    "demo",
+    "site",
+    "doctor",
+    "simulate",
+    "packets",
+    "run",
+    "calibrate",
+    "status",
+    "again",
+    "refcat",
+)
 """Modules of commands, in the order of the help page."""
 
 
