@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prepipe.calibrate.detrend import Detrended
-from prepipe.calibrate.flags import Mask
+from prepipe.calibrate.weight import inverse_variance
 from prepipe.engines.names import catalogue_path
 from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_catalogue, write_image
 from prepipe.engines.raw import RawCcd
@@ -19,8 +19,8 @@ from prepipe.model import Reduction
 
 __all__ = ["write_products"]
 
-WEIGHTLESS = ~np.uint8(Mask.EDGE)
-"""Mask bits that leave a pixel without weight."""
+WEIGHT_STEPS = 64.0
+"""Steps to the weight of a sky pixel, which is thus told to 0.8 %; its own noise is larger."""
 
 MAG_PER_RELATIVE_ERROR = 2.5 / math.log(10.0)
 
@@ -44,23 +44,17 @@ def write_products(
     frame = clean.frame
     noise = clean.background.median_rms
     noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
-    weight = _weight(frame)
+    weight_step = 1.0 / (WEIGHT_STEPS * noise**2)
+    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step)
     planes = {
         "IMAGE": Plane(frame.image, noise / NOISE_STEPS),
         "MASK": Plane(frame.mask),
-        "WEIGHT": Plane(weight, 1.0 / (64.0 * noise**2)),
+        "WEIGHT": Plane(weight, weight_step),
     }
     cards = [*_wcs_cards(astrometry), *_quality_cards(raw, reduction, frame, photometry)]
     # The table first: a product under its final name is complete.
     write_catalogue(catalogue_path(path), _columns(measured, astrometry, photometry, raw), cards)
-    write_image(path, raw.primary, raw.extension, planes, cards)
-
-
-def _weight(frame: Detrended) -> NDArray[np.float32]:
-    with np.errstate(divide="ignore"):
-        weight = np.float32(1.0) / frame.variance
-    weight[(frame.mask & WEIGHTLESS) != 0] = 0.0
-    return weight
+    write_image(path, *raw.original_cards(), planes, cards)
 
 
 def _wcs_cards(astrometry: Astrometry) -> list[Card]:
@@ -77,7 +71,6 @@ def _quality_cards(
     if reduction.zero_point is not None and exposure.exposure_s > 0:
         integrated = reduction.zero_point + 2.5 * math.log10(exposure.exposure_s)
     figures: list[tuple[str, float | int | str | None, str]] = [
-        ("EXTNAME", "IMAGE", "calibrated CCD"),
         ("BUNIT", "electron", "unit of the pixels"),
         ("GAIN", 1.0, "[e-/e-] of these pixels"),
         ("RAWGAIN", frame.gain, "[e-/adu] median of the amplifiers"),

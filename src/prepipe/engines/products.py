@@ -1,12 +1,15 @@
 """Writing what was made: a calibrated CCD, its source table, a master; and reading a master.
 
-An image is tile-compressed with Rice. Floating-point planes are quantised in steps
-of an eighth of their noise with subtractive dither, which adds (1/8)^2/12, that is
-0.07 %, to the noise (White, Greenfield & Pence; measured in the study of codecs).
+An image is tile-compressed with Rice. Floating-point planes are quantised in steps of
+an eighth of their noise, which adds (1/8)^2/12, that is 0.07 %, to the noise (White,
+Greenfield & Pence 2009). There is no dither: at steps so fine it changes nothing, and zero
+stays zero. Every FITS reader shows the planes as images of float32 and uint8.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +17,22 @@ from typing import Any
 
 import fitsio
 import numpy as np
-from astropy.io import fits
-from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from prepipe.errors import FitsError
-from prepipe.files import atomic_path
+from prepipe.codec.base import Unit
+from prepipe.codec.cards import join_cards, keyword_of, make_card
+from prepipe.codec.fits_bytes import FitsFile
+from prepipe.codec.rice_image import compressed_image
+from prepipe.codec.tiles import decode_unit
+from prepipe.errors import FitsError, InputError
+from prepipe.files import atomic_path, atomic_write
 
 __all__ = [
     "NOISE_STEPS",
     "Card",
     "Plane",
     "read_master",
+    "value_card",
     "write_catalogue",
     "write_image",
     "write_master",
@@ -38,17 +45,16 @@ NOISE_STEPS = 8.0
 """Quantisation steps to one sigma of the noise."""
 
 # What belongs to the raw frame's own structure, or is no longer true of the trimmed one.
-_STALE = frozenset(
-    """
-    SIMPLE XTENSION BITPIX NAXIS NAXIS1 NAXIS2 PCOUNT GCOUNT EXTEND NEXTEND BSCALE BZERO
-    CHECKSUM DATASUM ZHECKSUM ZDATASUM CHECKVER BUNIT EXTNAME INHERIT
-    LTV1 LTV2 LTM1_1 LTM1_2 LTM2_1 LTM2_2
-    """.split()
+_STALE = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS|EXTEND|NEXTEND|BLOCKED|TFIELDS|THEAP"
+    r"|T(TYPE|FORM|UNIT|NULL|SCAL|ZERO|DIM|DISP)\d+"
+    r"|Z(IMAGE|SIMPLE|TENSION|EXTEND|BLOCKED|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE"
+    r"|NAME\d+|VAL\d+|QUANTIZ|DITHER0|BLANK|MASKCMP|SCALE|ZERO|HECKSUM|DATASUM)"
+    r"|BSCALE|BZERO|BLANK|BUNIT|DATAMIN|DATAMAX|CHECKSUM|DATASUM|CHECKVER|EXTNAME|INHERIT"
+    r"|LT[VM]\d(_\d)?|(TRIM|DATA|BIAS|PRE|POST|AMP|CCD|DET)SEC.*|PV[12]_\d+|CD[12]_\d"
 )
-_STALE_PREFIXES = (
-    *("TRIMSEC", "DATASEC", "BIASSEC", "PRESEC", "POSTSEC", "AMPSEC", "CCDSEC", "DETSEC"),
-    *("PV1_", "PV2_", "CD1_", "CD2_"),
-)
+_PRINTABLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
+_LONGEST_TEXT = 68
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,8 @@ class Plane:
 
 def write_image(
     path: Path,
-    primary: Header,
-    extension: Header,
+    primary: Iterable[bytes],
+    extension: Iterable[bytes],
     planes: Mapping[str, Plane],
     cards: Iterable[Card],
 ) -> None:
@@ -80,26 +86,31 @@ def write_image(
     ----------
     path : Path
         Final name; it appears whole or not at all.
-    primary, extension : Header
-        Of the raw file; cards that are no longer true are left out.
+    primary, extension : iterable of bytes
+        Cards of the raw file's headers. Those that are still true go over byte for byte,
+        the extension's into that of the first plane.
     planes : mapping
         By extension name; ``"IMAGE"`` comes first.
     cards : iterable of (keyword, value, comment)
-        WCS and quality, for the first plane.
+        WCS and quality, for the first plane; they replace original ones of that keyword.
 
     Raises
     ------
+    PixelError
+        If a plane has another type or shape.
     StorageError
         If it cannot be written.
     """
-    own = list(cards)
-    told = {keyword for keyword, _, _ in own}
-    with atomic_path(path) as partial, fitsio.FITS(str(partial), "rw", clobber=True) as stream:
-        stream.write_image(None, header=_records(primary, told=set()))
-        for name, plane in planes.items():
-            header = _records(extension, told, own) if name == "IMAGE" else None
-            stream.write_image(plane.pixels, header=header, extname=name, **_compression(plane))
-            stream[-1].write_checksum()
+    own = [value_card(*card) for card in cards if _tellable(card[1])]
+    told = {keyword_of(card) for card in own}
+    parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary)])]
+    for name, plane in planes.items():
+        header = [value_card("EXTNAME", name, "name of this plane")]
+        if name == "IMAGE":
+            header += [*_still_true(extension, told), *own]
+        parts += compressed_image(plane.pixels, header, plane.step)
+    with atomic_write(path) as stream:
+        stream.writelines(parts)
 
 
 def write_master(path: Path, image: NDArray[np.float32], noise: float, cards: list[Card]) -> None:
@@ -110,8 +121,7 @@ def write_master(path: Path, image: NDArray[np.float32], noise: float, cards: li
     StorageError
         If it cannot be written.
     """
-    empty = Header()
-    write_image(path, empty, empty, {"IMAGE": Plane(image, noise / NOISE_STEPS)}, cards)
+    write_image(path, (), (), {"IMAGE": Plane(image, noise / NOISE_STEPS)}, cards)
 
 
 def read_master(path: Path) -> tuple[NDArray[np.float32], float]:
@@ -129,10 +139,45 @@ def read_master(path: Path) -> tuple[NDArray[np.float32], float]:
         If it is damaged.
     """
     try:
-        image, header = fitsio.read(str(path), ext=1, header=True)
-        return image.astype(np.float32, copy=False), float(header["NOISE"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        with FitsFile(path) as file:
+            span = file.span_at(1, file.span_at(0, 0).end)
+            image = decode_unit(Unit(span.header, file.data_unit(span)))
+        noise = span.value("NOISE")
+    except InputError as error:
         raise FitsError(f"{path}: this master cannot be read; make it again") from error
+    if not isinstance(noise, int | float):
+        raise FitsError(f"{path}: this master does not tell its noise; make it again")
+    return image.astype(np.float32, copy=False), float(noise)
+
+
+def value_card(keyword: str, value: Any, comment: str = "") -> bytes:
+    """Header card that holds a number to its last digit; long text is cut.
+
+    Parameters
+    ----------
+    keyword : str
+        At most eight characters.
+    value : bool, int, float or str
+        Or their numpy kin; finite.
+    comment : str
+
+    Raises
+    ------
+    FitsError
+        If the value does not fit into a card.
+    """
+    if isinstance(value, bool | np.bool_):
+        return make_card(keyword, bool(value), comment)
+    if isinstance(value, int | np.integer):
+        return make_card(keyword, int(value), comment)
+    if isinstance(value, str):
+        while len(value.replace("'", "''")) > _LONGEST_TEXT:
+            value = value[:-1]
+        plain = value.encode("ascii", "replace").translate(_PRINTABLE).decode("ascii")
+        return make_card(keyword, plain, comment)
+    digits = repr(float(value)).upper()
+    text = f"{keyword:<8}= {digits:>20}" + (f" / {comment}" if comment else "")
+    return text[:80].ljust(80).encode("ascii", "replace")
 
 
 def write_catalogue(
@@ -161,21 +206,29 @@ def write_catalogue(
         stream[-1].write_checksum()
 
 
-def _compression(plane: Plane) -> dict[str, Any]:
-    if plane.step is None:
-        return {"compress": "RICE"}
-    # A negative level is cfitsio's absolute step.
-    return {"compress": "RICE", "qlevel": -plane.step, "qmethod": "SUBTRACTIVE_DITHER_2"}
+_PRIMARY = (
+    make_card("SIMPLE", True, "conforms to FITS standard"),
+    make_card("BITPIX", 8, "array data type"),
+    make_card("NAXIS", 0, "no pixels here"),
+    make_card("EXTEND", True, "the planes are in the extensions"),
+)
 
 
-def _records(header: Header, told: set[str], own: Iterable[Card] = ()) -> fitsio.FITSHDR:
-    records = fitsio.FITSHDR()
-    for card in header.cards:
-        stale = card.keyword in _STALE or card.keyword.startswith(_STALE_PREFIXES)
-        if not stale and card.keyword not in told and not isinstance(card.value, fits.Undefined):
-            records.add_record(
-                {"name": card.keyword or None, "value": card.value, "comment": card.comment}
-            )
-    for keyword, value, comment in own:
-        records.add_record({"name": keyword, "value": value, "comment": comment})
-    return records
+def _tellable(value: Any) -> bool:
+    """Whether FITS has a way to write the value: not so NaN."""
+    return not isinstance(value, float | np.floating) or math.isfinite(value)
+
+
+def _still_true(cards: Iterable[bytes], told: Iterable[str] = ()) -> list[bytes]:
+    """Cards of a raw frame that hold for the calibrated one and are not told anew."""
+    again = frozenset(told)
+    kept = []
+    dropping = False
+    for card in cards:
+        keyword = keyword_of(card)
+        # a CONTINUE card goes where the card before it went
+        if keyword != "CONTINUE":
+            dropping = keyword in again or _STALE.fullmatch(keyword) is not None
+        if not dropping:
+            kept.append(card.translate(_PRINTABLE))
+    return kept

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from astropy.io import fits
+import numpy as np
 from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
+from prepipe.calibrate.flags import Mask
 from prepipe.cameras import Camera
-from prepipe.codec.packet import decode
-from prepipe.errors import FitsError, HeaderError, InputError, PixelError
-from prepipe.model import Ccd, Exposure
+from prepipe.codec.base import Unit
+from prepipe.codec.cards import header_from_cards, split_cards
+from prepipe.codec.fits_bytes import FitsFile, HduSpan
+from prepipe.codec.headers import image_cards
+from prepipe.codec.packet import open_packet
+from prepipe.codec.tiles import decode_rows
+from prepipe.errors import FitsError, HeaderError, PixelError, PrepipeError
+from prepipe.model import Ccd, Exposure, Layout
 
 __all__ = ["RawCcd", "list_ccds", "merged", "read_ccd", "read_exposure"]
 
 # Cards of the primary header that tell of its own structure, not of the exposure.
 _STRUCTURE = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "NEXTEND", "CHECKSUM", "DATASUM")
+
+MAX_CORRUPT = 0.1
+"""With a larger fraction of its rows corrupt, a CCD is not worth calibrating."""
+
+Cards = tuple[bytes, ...]
+"""Header cards as they lie in the file, 80 bytes each, without END."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +48,15 @@ class RawCcd:
     exposure : Exposure
     ccd : Ccd
     primary, extension : Header
-        As the telescope wrote them.
+        As the telescope wrote them, the extension's as of an image that is not compressed.
     pixels : ndarray, shape (ny, nx)
-        ADU, of the raw file's own type.
+        ADU, of the raw file's own type, in native byte order.
+    corrupt_rows : ndarray of intp, optional
+        Rows that could not be decompressed and hold a copy of the nearest sound one.
+    sum_fits : bool or None
+        Whether the file's DATASUM is that of its data; None if it states none.
+    cards : tuple of two tuples of bytes, optional
+        The cards of both headers, byte for byte.
     """
 
     exposure: Exposure
@@ -43,11 +64,39 @@ class RawCcd:
     primary: Header
     extension: Header
     pixels: NDArray[Any]
+    corrupt_rows: NDArray[np.intp] | None = None
+    sum_fits: bool | None = None
+    cards: tuple[Cards, Cards] | None = None
 
-    @property
+    @cached_property
     def header(self) -> Header:
         """The extension's header with what it inherits from the primary."""
         return merged(self.primary, self.extension)
+
+    def original_cards(self) -> tuple[Cards, Cards]:
+        """Cards of the primary and of the extension, as the telescope wrote them."""
+        return self.cards or (_cards_of(self.primary), _cards_of(self.extension))
+
+    def corrupt_mask(self, layout: Layout) -> NDArray[np.uint8] | None:
+        """Mask of the trimmed CCD with `Mask.CORRUPT` on `corrupt_rows`; None if none is.
+
+        Parameters
+        ----------
+        layout : Layout
+
+        Returns
+        -------
+        ndarray of uint8, shape (ny, nx), or None
+        """
+        if self.corrupt_rows is None or not self.corrupt_rows.size:
+            return None
+        corrupt = np.zeros(self.pixels.shape[0], np.bool_)
+        corrupt[self.corrupt_rows] = True
+        mask = np.zeros(layout.trimmed_shape, np.uint8)
+        for amplifier in layout.amplifiers:
+            rows = corrupt[amplifier.data.y0 : amplifier.data.y1]
+            mask[amplifier.trimmed.slices][rows] = np.uint8(Mask.CORRUPT)
+        return mask
 
 
 def merged(primary: Header, extension: Header) -> Header:
@@ -69,10 +118,13 @@ def read_exposure(path: Path, camera: Camera) -> Exposure:
         If the file cannot be read as FITS.
     HeaderError
         If a card that is needed is missing or makes no sense.
+    StorageError
+        If the file vanished or may not be read.
     """
-    with _opened(path) as hdus:
-        first = hdus[min(1, len(hdus) - 1)]
-        return camera.exposure(merged(hdus[0].header, first.header))
+    with _opened(path) as file:
+        primary = file.span_at(0, 0)
+        first = file.span_at(1, primary.end) if primary.end < file.size else primary
+        return camera.exposure(_merged_header(primary, first))
 
 
 def read_ccd(source: Path, hdu: int | None, camera: Camera) -> RawCcd:
@@ -82,15 +134,10 @@ def read_ccd(source: Path, hdu: int | None, camera: Camera) -> RawCcd:
     ------
     InputError
         If it cannot be read.
+    StorageError
+        If the file vanished or may not be read.
     """
     return _read_packet(source, camera) if hdu is None else _read_hdu(source, hdu, camera)
-
-
-def _read_packet(path: Path, camera: Camera) -> RawCcd:
-    pixels, primary, extension, packet = decode(path)
-    header = merged(primary, extension)
-    exposure = camera.exposure(header)
-    return RawCcd(exposure, packet.ccd, primary, extension, pixels)
 
 
 def list_ccds(path: Path, camera: Camera) -> list[tuple[int, Ccd]]:
@@ -102,57 +149,111 @@ def list_ccds(path: Path, camera: Camera) -> list[tuple[int, Ccd]]:
         If the file cannot be read as FITS or holds no CCD.
     HeaderError
         If an extension does not tell its CCD.
+    StorageError
+        If the file vanished or may not be read.
     """
-    with _opened(path) as hdus:
+    with _opened(path) as file:
         found = []
-        for index, hdu in enumerate(hdus):
-            if hdu.is_image and hdu.header.get("NAXIS", 0) == 2:
-                ccd = camera.ccd(merged(hdus[0].header, hdu.header))
+        for span in file.spans:
+            if len(span.image_shape) == 2:
+                ccd = camera.ccd(_merged_header(file.spans[0], span))
                 if ccd is not None:
-                    found.append((index, ccd))
+                    found.append((span.index, ccd))
     if not found:
         raise FitsError(f"{path}: no CCD of {camera.name} in this file; is it a raw exposure?")
     return found
 
 
+def _read_packet(path: Path, camera: Camera) -> RawCcd:
+    packet = open_packet(path)
+    pixels = packet.pixels()
+    cards = _image_cards(HduSpan(packet.hdu, 0, packet.image_header, 0))
+    primary_cards = tuple(split_cards(packet.primary_header)) if packet.primary_header else cards
+    with _understood(path):
+        primary, extension = header_from_cards(primary_cards), header_from_cards(cards)
+        exposure = camera.exposure(merged(primary, extension))
+    return RawCcd(
+        exposure, packet.packet.ccd, primary, extension, pixels, cards=(primary_cards, cards)
+    )
+
+
 def _read_hdu(path: Path, index: int, camera: Camera) -> RawCcd:
-    with _opened(path) as hdus:
-        primary, hdu = hdus[0].header, hdus[index]
-        header = merged(primary, hdu.header)
+    with _opened(path) as file:
+        first, span = _find_hdu(file, index)
+        primary_cards = first.cards if index else _image_cards(first)
+        cards = _image_cards(span)
+        primary, extension = header_from_cards(primary_cards), header_from_cards(cards)
+        header = merged(primary, extension)
         exposure, ccd = camera.exposure(header), camera.ccd(header)
         if ccd is None:
             raise HeaderError(f"{path}[{index}]: no science CCD")
-        pixels = hdu.data
-        if pixels is None or pixels.ndim != 2:
+        if len(span.image_shape) != 2:
             raise PixelError(f"{path}[{index}]: no image with two axes")
-        return RawCcd(exposure, ccd, primary.copy(), hdu.header.copy(), pixels)
+        unit = Unit(span.header, file.data_unit(span))
+    try:
+        decoded = decode_rows(unit)
+    except FitsError as error:
+        raise FitsError(f"{path}[{index}]: {error}") from error
+    pixels, corrupt = decoded.pixels, decoded.corrupt
+    if corrupt.size > MAX_CORRUPT * len(pixels):
+        raise FitsError(
+            f"{path}[{index}]: {corrupt.size} of {len(pixels)} rows are corrupt; fetch it again"
+        )
+    return RawCcd(
+        exposure,
+        ccd,
+        primary,
+        extension,
+        pixels,
+        corrupt if corrupt.size else None,
+        decoded.sum_fits,
+        (primary_cards, cards),
+    )
 
 
-class _opened:  # noqa: N801 - a context manager, read as a verb
-    """Open a FITS file; whatever the library stumbles over becomes a `FitsError`."""
+def _find_hdu(file: FitsFile, index: int) -> tuple[HduSpan, HduSpan]:
+    """The primary HDU and the wanted one; what comes after is not looked at."""
+    primary = span = file.span_at(0, 0)
+    while span.index < index:
+        if span.end >= file.size:
+            raise FitsError(f"{file.path}: ends before HDU {index}; is it the right file?")
+        span = file.span_at(span.index + 1, span.end)
+    if span.end > file.size:
+        raise FitsError(
+            f"{file.path}: truncated, HDU {index} ends at byte {span.end} and the file at "
+            f"{file.size}; fetch it again"
+        )
+    return primary, span
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def __enter__(self) -> Any:
-        self._quiet = warnings.catch_warnings()
-        self._quiet.__enter__()
+def _merged_header(primary: HduSpan, extension: HduSpan) -> Header:
+    return merged(primary.astropy_header, header_from_cards(_image_cards(extension)))
+
+
+def _image_cards(span: HduSpan) -> Cards:
+    return tuple(image_cards(span))
+
+
+def _cards_of(header: Header) -> Cards:
+    return tuple(split_cards(header.tostring().encode("ascii", "replace")))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[FitsFile]:
+    """Open a FITS file; whatever its headers make the library stumble over is a `FitsError`."""
+    with FitsFile(path) as file, _understood(path):
+        yield file
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifyWarning)
         warnings.simplefilter("ignore", AstropyUserWarning)
         try:
-            self._hdus = fits.open(self._path, memmap=False)
-        except (OSError, ValueError, TypeError, IndexError) as error:
-            self._quiet.__exit__(None, None, None)
-            raise self._fault(error) from error
-        return self._hdus
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._hdus.close()
-        self._quiet.__exit__(None, None, None)
-        # The library raises whatever its decoders meet: struct.error, zlib.error, RuntimeError ...
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            raise self._fault(error) from error
-
-    def _fault(self, error: Exception) -> FitsError:
-        what = str(error).split("\n")[0] or type(error).__name__
-        return FitsError(f"{self._path}: cannot be read as FITS ({what}); copy it again")
+            yield
+        except PrepipeError:
+            raise
+        except Exception as error:  # astropy raises whatever odd cards lead it to
+            what = str(error).split("\n")[0] or type(error).__name__
+            raise FitsError(f"{path}: cannot be read as FITS ({what}); copy it again") from error
