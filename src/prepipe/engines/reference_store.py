@@ -38,8 +38,8 @@ __all__ = ["ReferenceStore", "directions", "open_store"]
 
 Array = NDArray[np.float64]
 
-CACHED_ROWS = 1_500_000
-"""Stars kept in memory by a process: a DECam field of 500 000 a square degree."""
+CACHED_ROWS = 1_000_000
+"""Stars kept in memory by a process, 140 bytes each: a DECam field of 300 000 a square degree."""
 
 SLACK_DEG = 1e-6
 """Added to the radius of a partition, for rounding."""
