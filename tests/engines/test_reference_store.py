@@ -88,7 +88,7 @@ def sky(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sky")
     path = write(folder / "sky.parquet", gaia(*all_over(20_000)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_build, "SPARSE_ROWS", 60)
+        patch.setattr(reference_build, "SPARSE_ROWS", 200)
         build(folder / "store", path)
     return load_reference(path), load_reference(folder / "store")
 
@@ -333,9 +333,9 @@ def test_dense_sky_is_split_and_nothing_is_lost(tmp_path, monkeypatch):
 
 
 def test_batches_do_not_show(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.parquet", gaia(*all_over(1000)))
+    path = write(tmp_path / "a.parquet", gaia(*all_over(300)))
     build(tmp_path / "one", path)
-    monkeypatch.setattr("prepipe.engines.reference_tables.BATCH_ROWS", 37)
+    monkeypatch.setattr(reference_tables, "BATCH_ROWS", 37)
     build(tmp_path / "many", path)
     one, many = (load_reference(tmp_path / name).near(0, 0, 180) for name in ("one", "many"))
     assert same(one, many)
@@ -370,17 +370,17 @@ def test_only_partitions_near_the_ccd_are_read_and_only_once(tmp_path, monkeypat
 
 
 def test_few_stars_make_few_files(tmp_path):
-    made = build(tmp_path / "store", write(tmp_path / "a.parquet", gaia(*all_over(3000))))
+    made = build(tmp_path / "store", write(tmp_path / "a.parquet", gaia(*all_over(500))))
     assert len(made.partitions) == 12
 
 
 def test_memory_keeps_a_bounded_number_of_stars(tmp_path, monkeypatch):
-    build(tmp_path / "store", write(tmp_path / "a.parquet", gaia(*all_over(3000))))
-    recent = reference_store._Recent(600)
+    build(tmp_path / "store", write(tmp_path / "a.parquet", gaia(*all_over(600))))
+    recent = reference_store._Recent(120)
     monkeypatch.setattr(reference_store, "_recent", recent)
     store = load_reference(tmp_path / "store")
-    assert len(store.near(0.0, 0.0, 180.0)) == 3000
-    assert sum(len(stars) for stars in recent._kept.values()) <= 600
+    assert len(store.near(0.0, 0.0, 180.0)) == 600
+    assert sum(len(stars) for stars in recent._kept.values()) <= 120
 
 
 def test_a_warm_lookup_takes_less_than_five_milliseconds(tmp_path):
