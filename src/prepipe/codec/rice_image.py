@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prepipe.codec.base import Unit
 from prepipe.codec.cards import CardValue, join_cards, make_card, padding_to_block
 from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.rice_bits import Bytes, ones_complement_sum
 from prepipe.codec.rice_encoder import RICE_BLOCK, encode_quantised, encode_tiles
+from prepipe.codec.tiles import decode_unit
 from prepipe.errors import PixelError
 
-__all__ = ["compressed_image"]
+__all__ = ["compile_kernels", "compressed_image"]
 
 _TILE = [("tile", ">i4", 2)]
 _QUANTISED_TILE = [*_TILE, ("scale", ">f8"), ("zero", ">f8")]
@@ -71,6 +73,14 @@ def compressed_image(
     header += [make_card("CHECKSUM", "0" * 16), make_card("DATASUM", "0")]
     header = with_new_sums(header, _with_same_sum(descriptors, heap))
     return [join_cards(header), descriptors, heap.data, padding]
+
+
+def compile_kernels() -> None:
+    """Run every kernel of the Rice codec once, lest the first exposure wait for them."""
+    for name in ("uint8", "int16", "int32", "float32"):
+        step = 1.0 if name == "float32" else None
+        header, *data = compressed_image(np.zeros((4, 64), name), (), step)
+        decode_unit(Unit(bytes(header), b"".join(data)))
 
 
 def _with_same_sum(descriptors: bytes, heap: Bytes) -> bytes:
