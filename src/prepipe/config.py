@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "Pack",
     "Push",
+    "Rescue",
     "Site",
     "Telescope",
 ]
@@ -154,6 +155,23 @@ class Cluster(_Section):
     tries: int = Field(3, ge=1, description="a CCD that failed this often is quarantined")
 
 
+class Rescue(_Section):
+    """What is tried when a CCD's WCS failed and others tell where it looked."""
+
+    search_arcsec: float = Field(
+        15.0, gt=0, description="search around the pointing error that others found"
+    )
+    relaxed_search_arcsec: float = Field(
+        25.0, gt=0, description="and once more with this radius and the limits below"
+    )
+    relaxed_rms_mas: float = Field(
+        275.0, gt=0, description="largest residual accepted then, milli-arcsec"
+    )
+    relaxed_max_mag: float | None = Field(
+        None, examples=[14.2], description="only reference stars brighter than this then"
+    )
+
+
 class Calibration(_Section):
     """How a CCD is calibrated."""
 
@@ -169,6 +187,7 @@ class Calibration(_Section):
     search_arcsec: float = Field(75.0, gt=0, description="largest pointing error looked for")
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
+    rescue: Rescue = Rescue()
     days: int = Field(30, ge=0, description="masters further away in time than this are not used")
 
 

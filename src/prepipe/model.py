@@ -22,8 +22,10 @@ __all__ = [
     "Layout",
     "Night",
     "Packet",
+    "PointingHint",
     "Reduction",
     "Stage",
+    "WcsTry",
 ]
 
 
@@ -323,6 +325,46 @@ class Grade:
 
 
 @dataclass(frozen=True)
+class PointingHint:
+    """Where a CCD may have looked, told by another one.
+
+    Parameters
+    ----------
+    rung : str
+        Who told.
+    east_arcsec, north_arcsec : float
+        Pointing error, on the sky.
+    relaxed : bool
+        Whether a poorer fit is accepted.
+    """
+
+    rung: str
+    east_arcsec: float
+    north_arcsec: float
+    relaxed: bool = False
+
+
+@dataclass(frozen=True)
+class WcsTry:
+    """One attempt at a CCD's WCS.
+
+    Parameters
+    ----------
+    rung : str
+        ``"header"``, or the rung of the rescue ladder.
+    relaxed : bool
+    accepted : bool
+    flags : tuple of str
+        Why not, where it was not.
+    """
+
+    rung: str
+    relaxed: bool
+    accepted: bool
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Reduction:
     """What the calibration of one CCD gave; NaN or None where it could not be measured.
 
@@ -336,8 +378,12 @@ class Reduction:
         One-dimensional residual of the astrometric fit, milli-arcsec.
     wcs_matches : int
         Reference stars in that fit.
+    wcs_tries : tuple of WcsTry
+        All attempts at it, the last one that decided last.
     offset_arcsec : float or None
         Pointing error found, arcsec.
+    offset_east_arcsec, offset_north_arcsec : float or None
+        Its components on the sky.
     zero_point : float or None
         mag of a source of 1 e-/s.
     zero_point_scatter : float or None
@@ -364,7 +410,10 @@ class Reduction:
     flags: tuple[str, ...] = ()
     wcs_rms_mas: float | None = None
     wcs_matches: int = 0
+    wcs_tries: tuple[WcsTry, ...] = ()
     offset_arcsec: float | None = None
+    offset_east_arcsec: float | None = None
+    offset_north_arcsec: float | None = None
     zero_point: float | None = None
     zero_point_scatter: float | None = None
     zero_point_stars: int = 0

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prepipe.cluster.events import Event, What
+from prepipe.cluster.rescue import second_tries
 from prepipe.cluster.throttle import may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
 from prepipe.engines.base import Order, Outcome
 from prepipe.errors import InputError, PrepipeError, StorageError, TransientError
 from prepipe.files import storage_errors
-from prepipe.model import Kind, Stage
+from prepipe.model import Kind, PointingHint, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 
 __all__ = ["Dispatcher", "Work"]
@@ -60,6 +61,7 @@ class Dispatcher:
         self._work = work
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
+        self._hints: dict[CcdKey, tuple[PointingHint, ...]] = {}
         self.answered = threading.Event()
         """Set when a worker has answered."""
 
@@ -115,8 +117,16 @@ class Dispatcher:
         seconds = sum(outcome.reduction.seconds.values())
         self._journal.calibrated(key, outcome.reduction, outcome.grade, seconds)
         self._rest_until.pop(key, None)
+        self._rescue(key)
         text = "; ".join(outcome.grade.reasons)
         return Event(What.CALIBRATED, str(key), text, key, outcome.grade)
+
+    def _rescue(self, key: CcdKey) -> None:
+        """Send CCDs whose WCS failed back for another try, where others can tell the pointing."""
+        for row, hints in second_tries(self._journal, key):
+            self._hints[row.key] = hints
+            rungs = ", ".join(dict.fromkeys(hint.rung for hint in hints))
+            self._journal.return_to(row.key, Stage.LANDED, f"another try at its WCS: {rungs}")
 
     def _fail(self, row: CcdRow, error: BaseException) -> Event:
         ours = isinstance(error, PrepipeError)
@@ -171,6 +181,7 @@ class Dispatcher:
             products=cluster.products,
             calibrations=cluster.calibrations if cluster.calibrations.is_dir() else None,
             limits=self._site.limits,
+            hints=self._hints.pop(row.key, ()),
         )
         self._journal.begin(row.key, Stage.CALIBRATED)
         future = self._compute.submit(self._work, order)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prepipe.config import Calibration, Limits
-from prepipe.model import Ccd, Exposure, Grade, Reduction
+from prepipe.model import Ccd, Exposure, Grade, PointingHint, Reduction
 
 __all__ = ["Order", "Outcome"]
 
@@ -31,6 +31,8 @@ class Order:
         Limits of the grades by band, with ``"default"``.
     hdu : int or None
         Which HDU of a raw FITS file; None for a packet.
+    hints : tuple of PointingHint
+        Tried in turn if the header alone does not lead to a WCS.
     """
 
     source: Path
@@ -40,6 +42,7 @@ class Order:
     calibrations: Path | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
     hdu: int | None = None
+    hints: tuple[PointingHint, ...] = ()
 
 
 @dataclass(frozen=True)

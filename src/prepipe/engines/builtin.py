@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -36,7 +36,7 @@ from prepipe.engines.steps import (
     solve_wcs,
 )
 from prepipe.errors import InputError
-from prepipe.model import Kind, Layout, Reduction
+from prepipe.model import Kind, Layout, PointingHint, Reduction
 from prepipe.quality.grades import grade
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
@@ -87,7 +87,7 @@ def carry_out(order: Order) -> Outcome:
             columns = tuple(sorted(settings.columns.items()))
             reference = _reference(settings.reference, raw.exposure.band, columns)
     reduction = reduce_ccd(
-        raw, camera, settings, reference, order.calibrations, order.products, watch
+        raw, camera, settings, reference, order.calibrations, order.products, watch, order.hints
     )
     limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
     return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
@@ -101,6 +101,7 @@ def reduce_ccd(
     calibrations: Path | None,
     products: Path,
     watch: Stopwatch | None = None,
+    hints: Sequence[PointingHint] = (),
 ) -> Reduction:
     """Reduce one CCD and write its products.
 
@@ -116,6 +117,8 @@ def reduce_ccd(
     products : Path
         Root of the products.
     watch : Stopwatch, optional
+    hints : sequence of PointingHint
+        Tried if the header alone does not lead to a WCS.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def reduce_ccd(
             masters = _masters(raw, layout, settings, calibrations)
     clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
     with watch.timing("astrometry"):
-        astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings)
+        astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings, hints)
     with watch.timing("photometry"):
         photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
     reduction = _summary(raw, camera, (masters, clean, measured, astrometry, photometry))
@@ -210,7 +213,7 @@ def _summary(
     _, clean, measured, astrometry, photometry = steps
     flags = tuple(dict.fromkeys(flag for step in steps for flag in step.flags))
     solution = astrometry.solution if astrometry.solved else None
-    zero = photometry.zero_point
+    zero, offset = photometry.zero_point, astrometry.offset_arcsec
     background, gain = clean.background, clean.frame.gain
     return Reduction(
         exposure=raw.exposure.number,
@@ -218,7 +221,10 @@ def _summary(
         flags=flags,
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
         wcs_matches=0 if solution is None else solution.matches,
-        offset_arcsec=None if solution is None else _known(solution.offset_arcsec),
+        wcs_tries=astrometry.tries,
+        offset_east_arcsec=None if offset is None else offset[0],
+        offset_north_arcsec=None if offset is None else offset[1],
+        offset_arcsec=None if offset is None else math.hypot(*offset),
         zero_point=None if zero is None else _known(zero.value),
         zero_point_scatter=None if zero is None else _known(zero.scatter),
         zero_point_stars=0 if zero is None else zero.stars,

@@ -6,6 +6,7 @@ None gives up on a poor frame: what is wrong becomes a flag, and the flag a grad
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,10 +30,10 @@ from prepipe.calibrate.refcat import ReferenceCatalogue
 from prepipe.calibrate.sources import Sources
 from prepipe.calibrate.tpv import Tpv
 from prepipe.cameras import Camera
-from prepipe.config import Calibration
+from prepipe.config import Calibration, Rescue
 from prepipe.engines.raw import RawCcd
 from prepipe.errors import HeaderError
-from prepipe.model import Layout
+from prepipe.model import Layout, PointingHint, WcsTry
 
 __all__ = [
     "Astrometry",
@@ -54,6 +55,9 @@ SILENT = 0.9
 
 TRAILED = 0.4
 """Ellipticity above which the telescope moved rather than focused badly."""
+
+RELAXED_MATCHES = 5
+"""Stars enough for a WCS where others have told the pointing; chance is still ruled out."""
 
 Flags = tuple[str, ...]
 
@@ -108,12 +112,28 @@ class Measured:
 
 @dataclass(frozen=True)
 class Astrometry:
-    """Where the CCD looked; `wcs` is the nominal one unless the solution was accepted."""
+    """Where the CCD looked.
+
+    Parameters
+    ----------
+    wcs : Tpv or None
+        The nominal one unless the solution was accepted.
+    solution : AstrometrySolution or None
+        Of the last try.
+    stars : ReferenceCatalogue or None
+        Near the CCD, at its date.
+    flags : tuple of str
+    tries : tuple of WcsTry
+    offset_arcsec : tuple of float or None
+        Pointing error found, east and north.
+    """
 
     wcs: Tpv | None
     solution: AstrometrySolution | None
     stars: ReferenceCatalogue | None
     flags: Flags
+    tries: tuple[WcsTry, ...] = ()
+    offset_arcsec: tuple[float, float] | None = None
 
     @property
     def solved(self) -> bool:
@@ -220,8 +240,9 @@ def solve_wcs(
     sources: Sources,
     reference: ReferenceCatalogue | None,
     settings: Calibration,
+    hints: Sequence[PointingHint] = (),
 ) -> Astrometry:
-    """Find where on the sky the CCD lay, starting from the header's WCS.
+    """Find where on the sky the CCD lay, starting from the header's WCS, then from the hints.
 
     Parameters
     ----------
@@ -231,6 +252,8 @@ def solve_wcs(
     sources : Sources
     reference : ReferenceCatalogue or None
     settings : Calibration
+    hints : sequence of PointingHint
+        Tried in turn if the header alone does not do.
     """
     try:
         nominal = Tpv.from_header(camera.wcs_header(raw.header, layout))
@@ -239,18 +262,81 @@ def solve_wcs(
     if reference is None:
         return Astrometry(nominal, None, None, ("NO_REFERENCE",))
     stars = _stars_near(raw, layout, camera, nominal, reference, settings.search_arcsec)
-    solution = solve(
+    whole = AstrometrySettings(search_arcsec=settings.search_arcsec)
+    solution = _attempt(sources, stars, nominal, layout, whole)
+    tries = [_told("header", False, solution)]
+    for hint in hints:
+        if solution.accepted:
+            break
+        start, around, bright = _around_hint(hint, nominal, layout, stars, settings.rescue)
+        solution = _attempt(sources, bright, start, layout, around)
+        if solution.accepted:
+            stars = bright
+        tries.append(_told(hint.rung, hint.relaxed, solution))
+    if not solution.accepted:
+        return Astrometry(nominal, solution, stars, ("NO_WCS", *tries[0].flags), tuple(tries))
+    offset = _offset(nominal, solution.wcs, layout)
+    return Astrometry(solution.wcs, solution, stars, solution.flags, tuple(tries), offset)
+
+
+def _attempt(
+    sources: Sources,
+    stars: ReferenceCatalogue,
+    start: Tpv,
+    layout: Layout,
+    settings: AstrometrySettings,
+) -> AstrometrySolution:
+    return solve(
         sources.x,
         sources.y,
         np.where(sources.flags & SourceFlag.NO_CENTROID, np.nan, sources.flux),
         sources.position_sigma,
         stars,
-        nominal,
+        start,
         layout.trimmed_shape,
-        AstrometrySettings(search_arcsec=settings.search_arcsec),
+        settings,
     )
-    flags = solution.flags if solution.accepted else ("NO_WCS", *solution.flags)
-    return Astrometry(solution.wcs, solution, stars, flags)
+
+
+def _told(rung: str, relaxed: bool, solution: AstrometrySolution) -> WcsTry:
+    return WcsTry(rung, relaxed, solution.accepted, () if solution.accepted else solution.flags)
+
+
+def _around_hint(
+    hint: PointingHint,
+    nominal: Tpv,
+    layout: Layout,
+    stars: ReferenceCatalogue,
+    rescue: Rescue,
+) -> tuple[Tpv, AstrometrySettings, ReferenceCatalogue]:
+    """The nominal WCS moved as the hint says, and a search around that place."""
+    dec = math.radians(_centre(nominal, layout)[1])
+    east = hint.east_arcsec / 3600.0 / max(math.cos(dec), 1e-6)
+    start = nominal.repointed(east, hint.north_arcsec / 3600.0, 0.0)
+    if not hint.relaxed:
+        return start, AstrometrySettings(search_arcsec=rescue.search_arcsec), stars
+    if rescue.relaxed_max_mag is not None:
+        stars = stars.take(np.flatnonzero(stars.mag < rescue.relaxed_max_mag))
+    settings = AstrometrySettings(
+        search_arcsec=rescue.relaxed_search_arcsec,
+        rms_limit_mas=rescue.relaxed_rms_mas,
+        min_matches=RELAXED_MATCHES,
+    )
+    return start, settings, stars
+
+
+def _centre(wcs: Tpv, layout: Layout) -> tuple[float, float]:
+    ny, nx = layout.trimmed_shape
+    ra, dec = wcs.pixel_to_sky(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]))
+    return float(ra[0]), float(dec[0])
+
+
+def _offset(nominal: Tpv, solved: Tpv, layout: Layout) -> tuple[float, float]:
+    """How far the centre of the CCD moved, east and north, arcsec."""
+    ra, dec = _centre(nominal, layout)
+    true_ra, true_dec = _centre(solved, layout)
+    east = ((true_ra - ra + 180.0) % 360.0 - 180.0) * math.cos(math.radians(dec))
+    return 3600.0 * east, 3600.0 * (true_dec - dec)
 
 
 def calibrate_flux(
@@ -336,9 +422,9 @@ def _stars_near(
 ) -> ReferenceCatalogue:
     """Reference stars that the CCD can have seen, where they were at that time."""
     ny, nx = layout.trimmed_shape
-    ra, dec = wcs.pixel_to_sky(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]))
+    ra, dec = _centre(wcs, layout)
     half_diagonal = 0.5 * math.hypot(nx, ny) * camera.pixel_scale
     radius_deg = (half_diagonal + 1.5 * search_arcsec) / 3600.0
     moment = raw.exposure.start
     year = moment.year + (moment.timetuple().tm_yday - 0.5) / 365.25
-    return reference.near(float(ra[0]), float(dec[0]), radius_deg).at_epoch(year)
+    return reference.near(ra, dec, radius_deg).at_epoch(year)

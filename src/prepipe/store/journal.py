@@ -181,6 +181,7 @@ class Journal:
         exposure: int | None = None,
         ccd: int | None = None,
         night: Night | None = None,
+        between: tuple[int, int] | None = None,
         limit: int | None = None,
     ) -> list[CcdRow]:
         """CCDs at any of `stages` (all if none is given), newest exposure first.
@@ -192,6 +193,8 @@ class Journal:
             Only this exposure, this CCD.
         night : Night, optional
             Only this night.
+        between : tuple of int, optional
+            Only exposures of these numbers, both included.
         limit : int, optional
             At most so many.
         """
@@ -202,6 +205,8 @@ class Journal:
             query = query.where(tables.exposures.c.number == exposure)
         if ccd is not None:
             query = query.where(tables.ccds.c.number == ccd)
+        if between is not None:
+            query = query.where(tables.exposures.c.number.between(*between))
         if night is not None:
             query = query.where(tables.exposures.c.night == str(night))
         with self._reading() as connection:
@@ -319,12 +324,14 @@ class Journal:
             self._return_to(connection, row_id, key, Stage(known.failed_stage or Stage.FOUND))
         return True
 
-    def return_to(self, key: CcdKey, stage: Stage) -> None:
+    def return_to(self, key: CcdKey, stage: Stage, why: str = "") -> None:
         """Send a CCD back to `stage`, to be worked on again from there."""
         with self._transaction() as connection:
-            self._return_to(connection, _ccd_id(connection, key), key, stage)
+            self._return_to(connection, _ccd_id(connection, key), key, stage, why)
 
-    def _return_to(self, connection: Connection, row_id: int, key: CcdKey, stage: Stage) -> None:
+    def _return_to(
+        self, connection: Connection, row_id: int, key: CcdKey, stage: Stage, why: str = ""
+    ) -> None:
         values = {
             "stage": stage.value,
             "failed_stage": None,
@@ -333,7 +340,7 @@ class Journal:
             "traceback": "",
         }
         connection.execute(update(tables.ccds).where(tables.ccds.c.id == row_id).values(values))
-        _note(connection, key, stage, "released")
+        _note(connection, key, stage, "released", detail=why)
 
     def known_file(self, path: Path, size: int, mtime_ns: int) -> bool:
         """Whether a file was dealt with in just this state."""

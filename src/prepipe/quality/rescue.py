@@ -1,0 +1,78 @@
+"""The rescue ladder: where a CCD whose WCS failed may have looked, told by those that solved.
+
+The rungs are those of the Deeper, Wider, Faster programme's photpipe runs: the same CCD
+in the same field a few exposures away, then neighbouring CCDs of the same exposure, then
+any CCD of it; each first with the usual limits, then with relaxed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from prepipe.model import PointingHint
+
+__all__ = ["CCDS_AWAY", "EXPOSURES_AWAY", "Pointing", "rescue_hints"]
+
+EXPOSURES_AWAY = 7
+"""Exposures of the same field within this many numbers share their pointing error."""
+
+CCDS_AWAY = 3
+"""CCDs within this many numbers count as neighbours."""
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """What one CCD tells of the pointing.
+
+    Parameters
+    ----------
+    exposure, ccd : int
+    field : str
+    shift : tuple of float or None
+        Pointing error east and north, arcsec; None where the WCS failed.
+    """
+
+    exposure: int
+    ccd: int
+    field: str
+    shift: tuple[float, float] | None
+
+
+def rescue_hints(failed: Pointing, others: Iterable[Pointing]) -> tuple[PointingHint, ...]:
+    """Shifts worth trying for a CCD whose WCS failed, best first.
+
+    Parameters
+    ----------
+    failed : Pointing
+    others : iterable of Pointing
+        Any CCDs; those that did not solve are passed over.
+
+    Returns
+    -------
+    tuple of PointingHint
+        Two a rung: usual, then relaxed.
+    """
+    solved = [other for other in others if other.shift is not None]
+    same_exposure = [other for other in solved if other.exposure == failed.exposure]
+    rungs = {
+        "same CCD, other exposures": [
+            other
+            for other in solved
+            if other.ccd == failed.ccd
+            and other.field == failed.field
+            and 0 < abs(other.exposure - failed.exposure) <= EXPOSURES_AWAY
+        ],
+        "neighbouring CCDs": [
+            other for other in same_exposure if abs(other.ccd - failed.ccd) <= CCDS_AWAY
+        ],
+        "any CCD of the exposure": same_exposure,
+    }
+    hints = []
+    for rung, told in rungs.items():
+        shifts = [other.shift for other in told if other.shift is not None]
+        if shifts:
+            east, north = (fmean(shift[axis] for shift in shifts) for axis in (0, 1))
+            hints += [PointingHint(rung, east, north, relaxed) for relaxed in (False, True)]
+    return tuple(hints)
