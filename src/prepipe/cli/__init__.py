@@ -22,6 +22,7 @@ MODULES = (
     "packets",
     "run",
     "calibrate",
+    "look",
     "status",
     "again",
     "refcat",

@@ -371,7 +371,7 @@ def check_reference(site: Site) -> Check:
         remedy = "give a FITS, CSV or Parquet table, or set calibration.columns"
         return Check("reference stars", State.FAILURE, str(error), remedy)
     return Check(
-        "reference stars", State.OK, f"{len(stars.ra)} stars, magnitude {stars.band}, in {path}"
+        "reference stars", State.OK, f"{len(stars)} stars, magnitude {stars.band}, in {path}"
     )
 
 

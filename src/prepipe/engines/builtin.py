@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prepipe.calibrate.cosmic_rays import SHARPEST
-from prepipe.calibrate.refcat import ReferenceCatalogue
+from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, Limits
 from prepipe.engines.base import Order, Outcome
@@ -97,7 +97,7 @@ def reduce_ccd(
     raw: RawCcd,
     camera: Camera,
     settings: Calibration,
-    reference: ReferenceCatalogue | None,
+    reference: ReferenceSource | None,
     calibrations: Path | None,
     products: Path,
     watch: Stopwatch | None = None,
@@ -110,7 +110,7 @@ def reduce_ccd(
     raw : RawCcd
     camera : Camera
     settings : Calibration
-    reference : ReferenceCatalogue or None
+    reference : ReferenceSource or None
         Without one, neither WCS nor zero point is found.
     calibrations : Path or None
         Root of the masters; None leaves bias and flat alone.
@@ -257,7 +257,7 @@ def _camera(name: str) -> Camera:
 
 
 @lru_cache(maxsize=4)
-def _reference(path: Path, band: str, columns: tuple[tuple[str, str], ...]) -> ReferenceCatalogue:
+def _reference(path: Path, band: str, columns: tuple[tuple[str, str], ...]) -> ReferenceSource:
     return load_reference(path, band, dict(columns))
 
 

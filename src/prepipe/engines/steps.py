@@ -26,7 +26,7 @@ from prepipe.calibrate.masks import (
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
 from prepipe.calibrate.photometry import ZeroPoint, limiting_magnitude, zero_point
 from prepipe.calibrate.psf import Psf, find_sources
-from prepipe.calibrate.refcat import ReferenceCatalogue
+from prepipe.calibrate.refcat import ReferenceCatalogue, ReferenceSource
 from prepipe.calibrate.sources import Sources
 from prepipe.calibrate.tpv import Tpv
 from prepipe.cameras import Camera
@@ -238,7 +238,7 @@ def solve_wcs(
     layout: Layout,
     camera: Camera,
     sources: Sources,
-    reference: ReferenceCatalogue | None,
+    reference: ReferenceSource | None,
     settings: Calibration,
     hints: Sequence[PointingHint] = (),
 ) -> Astrometry:
@@ -250,7 +250,7 @@ def solve_wcs(
     layout : Layout
     camera : Camera
     sources : Sources
-    reference : ReferenceCatalogue or None
+    reference : ReferenceSource or None
     settings : Calibration
     hints : sequence of PointingHint
         Tried in turn if the header alone does not do.
@@ -417,7 +417,7 @@ def _stars_near(
     layout: Layout,
     camera: Camera,
     wcs: Tpv,
-    reference: ReferenceCatalogue,
+    reference: ReferenceSource,
     search_arcsec: float,
 ) -> ReferenceCatalogue:
     """Reference stars that the CCD can have seen, where they were at that time."""

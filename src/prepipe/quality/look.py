@@ -81,12 +81,14 @@ def _draw_image(axes: Axes, ccd: CalibratedCcd) -> None:
         extent=(0.5, nx + 0.5, 0.5, ny + 0.5), interpolation="antialiased",
     )  # fmt: skip
     found, matched = ccd.sources, ccd.sources["MATCHED"]
-    marks = {"facecolors": "none", "linewidths": 0.5}
-    axes.scatter(found["X"], found["Y"], s=10, edgecolors="#4aa3ff", label="detected", **marks)
-    axes.scatter(
-        found["X"][matched], found["Y"][matched], s=26, edgecolors="#2e9e5b",
-        label="in the catalogue", **marks,
-    )  # fmt: skip
+    for sources, size, colour, label in (
+        (found, 10, "#4aa3ff", "detected"),
+        (found[matched], 26, "#2e9e5b", "in the catalogue"),
+    ):
+        axes.scatter(
+            sources["X"], sources["Y"], s=size, facecolors="none", edgecolors=colour,
+            linewidths=0.5, label=label,
+        )  # fmt: skip
     axes.set_title(
         f"{len(found)} sources, {np.count_nonzero(matched)} in the catalogue", fontsize=9
     )
