@@ -114,9 +114,6 @@ def _columns(
         mag_error = MAG_PER_RELATIVE_ERROR * error / flux
     mag[~np.isfinite(mag)] = np.nan
     mag_error[~np.isfinite(mag)] = np.nan
-    matched = np.zeros(len(sources), np.bool_)
-    if astrometry.solution is not None and astrometry.solved:
-        matched[astrometry.solution.source] = True
     single = np.float32
     return {
         "X": (sources.x + 1.0, "pixel"),
@@ -135,5 +132,26 @@ def _columns(
         "XY": (sources.xy.astype(single), "pixel2"),
         "HLR": (sources.half_light_radius.astype(single), "pixel"),
         "FLAGS": (sources.flags.astype(np.int32), ""),
+        **_reference_columns(len(sources), astrometry, photometry),
+    }
+
+
+def _reference_columns(
+    count: int, astrometry: Astrometry, photometry: Photometry
+) -> dict[str, tuple[NDArray[Any], str]]:
+    """What the catalogue says of the sources that the WCS was matched with."""
+    matched = np.zeros(count, np.bool_)
+    ra, dec, mag = (np.full(count, np.nan) for _ in range(3))
+    solution, stars = astrometry.solution, astrometry.stars
+    if solution is not None and stars is not None and solution.accepted:
+        matched[solution.source] = True
+        ra[solution.source] = stars.ra[solution.reference]
+        dec[solution.source] = stars.dec[solution.reference]
+        if len(photometry.reference_mag) == len(solution.source):
+            mag[solution.source] = photometry.reference_mag
+    return {
         "MATCHED": (matched, ""),
+        "REFRA": (ra, "deg"),
+        "REFDEC": (dec, "deg"),
+        "REFMAG": (mag.astype(np.float32), "mag"),
     }

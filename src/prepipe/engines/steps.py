@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,12 +153,16 @@ class Photometry:
         From the flux in the main aperture to the whole.
     limiting_mag : float
         5 sigma, point source.
+    flags : tuple of str
+    reference_mag : ndarray of float64, shape (matches,)
+        In the exposure's band, of the stars of the astrometric match.
     """
 
     zero_point: ZeroPoint | None
     factor: float
     limiting_mag: float
     flags: Flags
+    reference_mag: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 def clean_pixels(
@@ -360,22 +364,22 @@ def calibrate_flux(
         return Photometry(None, factor, math.nan, ())
     matched = measured.sources.take(solution.source)
     clear = (matched.flags & ~SourceFlag.NEIGHBOUR) == 0
-    index = solution.reference[clear]
     exposure_s = raw.exposure.exposure_s
-    mag, flags = _mags_in_band(stars.take(index), camera, raw.exposure.band)
+    known = stars.take(solution.reference)
+    mag, flags = _mags_in_band(known, camera, raw.exposure.band)
     zero = zero_point(
         matched.flux[clear] * factor,
         matched.flux_error[clear] * factor,
         exposure_s,
-        mag,
-        stars.mag_error[index],
+        mag[clear],
+        known.mag_error[clear],
     )
     if not math.isfinite(zero.value):
-        return Photometry(zero, factor, math.nan, ("NO_ZERO_POINT",))
+        return Photometry(zero, factor, math.nan, ("NO_ZERO_POINT",), mag)
     depth = limiting_magnitude(
         zero.value, exposure_s, clean.background.median_rms, measured.psf.fwhm_px
     )
-    return Photometry(zero, factor, depth, flags)
+    return Photometry(zero, factor, depth, flags, mag)
 
 
 def _mags_in_band(

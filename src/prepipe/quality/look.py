@@ -111,7 +111,7 @@ def _draw_residuals(axes: Axes, ccd: CalibratedCcd) -> None:
         stars["X"], stars["Y"], east, north, angles="uv", color="#30507a", width=0.003,
         scale=25 * max(float(np.median(np.hypot(east, north))), 1.0),
     )  # fmt: skip
-    axes.quiverkey(arrows, 0.9, -0.12, 100.0, "100 mas", fontproperties={"size": 7})
+    axes.quiverkey(arrows, 0.9, -0.12, 50.0, "50 mas", fontproperties={"size": 7})
     axes.set_xlabel("X, pixel", fontsize=8)
     axes.set_ylabel("Y, pixel", fontsize=8)
 
