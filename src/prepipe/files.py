@@ -17,6 +17,7 @@ __all__ = [
     "PARTIAL_SUFFIX",
     "atomic_path",
     "atomic_write",
+    "is_in_use",
     "sole_user",
     "storage_errors",
     "sweep_partials",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 PARTIAL_SUFFIX = ".part"
+
+_LOCK_TRIES = 3
+_LOCK_PAUSE_S = 0.02
 
 
 @contextmanager
@@ -143,15 +147,48 @@ def sole_user(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def is_in_use(path: Path) -> bool:
+    """Look, without waiting, whether somebody holds the lock file of `sole_user`.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file; if it cannot be read, nobody is known to hold it.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _taken(descriptor: int) -> bool:
+    """Try to lock; more than once, for `is_in_use` holds it for an instant."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return True
+    return False
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    if not _taken(descriptor):
         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         raise ConfigError(
             f"{path.parent} is in use by process {holder}: stop that one first, "
             "or give this one another directory"
-        ) from None
+        )
     with storage_errors(path):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -163,8 +200,9 @@ def _advice(path: Path, error: OSError) -> str:
         errno.EDQUOT: "the quota is used up: free some space, then it goes on by itself",
         errno.EACCES: "give this user the permission to read and write there",
         errno.EROFS: "the file system is mounted read-only",
-        errno.ENOENT: "it vanished while in use",
     }
+    if error.errno == errno.ENOENT:
+        return f"{path} does not exist; look at its name, and whether its disk is mounted"
     reason = error.strerror or str(error)
     remedy = remedies.get(error.errno or 0, "see the system's log")
     return f"{path}: {reason}; {remedy}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_raw import raw_bytes, write_raw
 
-from prepipe.telescope.watch import Arrival, Watcher
+from prepipe.telescope.watch import UNFINISHED_S, Arrival, Watcher
 
 GIVE_UP_S = 100.0
 
@@ -250,3 +250,41 @@ def test_a_directory_is_not_searched_further_down(watched: Watched) -> None:
     write_raw(watched.directory / "below", 1)
     watched.poll()
     assert watched.poll() == []
+
+
+def promising(extensions: int) -> bytes:
+    """A file of three CCDs whose primary header promises so many."""
+    return raw_bytes(1, cards={"NEXTEND": extensions})
+
+
+def test_a_file_that_lacks_promised_extensions_counts_as_growing_for_a_while(
+    watched: Watched,
+) -> None:
+    path = watched.directory / "DECam_00000001.fits.fz"
+    path.write_bytes(promising(70))
+    watched.now += 1
+    for _ in range(3):
+        assert watched.poll() == []
+    assert watched.faults() == {}
+    watched.now += UNFINISHED_S
+    assert watched.poll() == [path.name]
+
+
+def test_a_file_with_all_its_extensions_is_taken_at_once(watched: Watched) -> None:
+    path = watched.directory / "DECam_00000001.fits.fz"
+    path.write_bytes(promising(3))
+    watched.poll()
+    assert watched.poll() == [path.name]
+
+
+@pytest.mark.parametrize("why", ["it is old", "what is there is asked for"])
+def test_a_cut_out_that_is_not_being_written_is_taken_at_once(watched: Watched, why: str) -> None:
+    path = watched.directory / "DECam_00000001.fits.fz"
+    path.write_bytes(promising(70))
+    if why == "it is old":
+        then = time.time() - 2 * UNFINISHED_S
+        os.utime(path, (then, then))
+    else:
+        watched.watcher.unfinished_s = 0.0
+    watched.poll()
+    assert watched.poll() == [path.name]

@@ -31,6 +31,8 @@ LOOK_S = 1.0
 QUIET_S = 3.0
 """An exposure that is through gets its line when no CCD of it moved for so long."""
 NEWEST = 12
+PROGRESS_S = 10.0
+"""An exposure that is under way gets a line so often."""
 
 
 class Display:
@@ -51,6 +53,7 @@ class Display:
         self._lock = threading.Lock()
         self._moved: dict[int, float] = {}
         self._pending: set[int] = set()
+        self._told: dict[int, float] = {}
         self._done = threading.Event()
         self._live: Any = None
 
@@ -60,6 +63,7 @@ class Display:
             self._moved.pop(exposure, None)
             self._moved[exposure] = time.monotonic()
             self._pending.add(exposure)
+            self._told.setdefault(exposure, time.monotonic())
 
     def say(self, sentence: str) -> None:
         """Say something that should not wait: a failure, trouble."""
@@ -113,6 +117,9 @@ class Display:
             rows = journal.rows(exposure=number)
             if rows and (last or all(row.stage in FINISHED[self._end] for row in rows)):
                 _log(exposure_line(rows))
+        for number in self._long_under_way():
+            if rows := journal.rows(exposure=number):
+                _log(exposure_line(rows))
 
     def _table(self, journal: Journal) -> Any:
         from prepipe.cli.status import exposure_table  # noqa: PLC0415
@@ -133,7 +140,17 @@ class Display:
         with self._lock:
             quiet = [number for number in self._pending if self._moved[number] <= before]
             self._pending.difference_update(quiet)
+            for number in quiet:
+                self._told.pop(number, None)
         return sorted(quiet)
+
+    def _long_under_way(self) -> list[int]:
+        """Exposures that still move, and of which nothing was told for some time."""
+        now = time.monotonic()
+        with self._lock:
+            due = [number for number in self._pending if now - self._told[number] >= PROGRESS_S]
+            self._told.update(dict.fromkeys(due, now))
+        return sorted(due)
 
 
 def exposure_line(rows: list[CcdRow]) -> str:
@@ -147,7 +164,8 @@ def exposure_line(rows: list[CcdRow]) -> str:
     exposure = rows[0].exposure
     stages = Counter(row.stage.value for row in rows)
     grades = Counter(row.grade for row in rows if row.grade and row.stage is Stage.CALIBRATED)
-    line = f"exposure {exposure.number} {exposure.field or exposure.kind.value} {exposure.band}: "
+    name = f"{exposure.number} {exposure.field or exposure.kind.value} {exposure.band}".rstrip()
+    line = f"exposure {name}: "
     line += ", ".join(f"{count} {stage}" for stage, count in stages.items())
     if grades:
         line += f" ({', '.join(f'{count} {grade}' for grade, count in grades.items())})"

@@ -19,10 +19,11 @@ from prepipe.store import CcdRow
 from prepipe.telescope.intake import ccd_spans
 from prepipe.telescope.watch import KnownFiles
 
-__all__ = ["Packer"]
+__all__ = ["LOSSLESS_KINDS", "Packer"]
 
 _REMEMBERED_FILES = 16
-_LOSSLESS_KINDS = (Kind.ZERO, Kind.DOME_FLAT)
+LOSSLESS_KINDS = (Kind.ZERO, Kind.DOME_FLAT)
+"""Kinds of exposure that nothing may blur: masters are made of them."""
 
 _State = tuple[int, int]
 """Size and mtime (ns) of a file."""
@@ -89,7 +90,7 @@ class Packer:
         return pack_ccd(row.raw, span, row.exposure, row.ccd, codec, parameters, notes=notes)
 
     def _codec(self, kind: Kind) -> tuple[str, dict[str, object]]:
-        if kind in _LOSSLESS_KINDS:
+        if kind in LOSSLESS_KINDS:
             return self._settings.calibrations, {}
         return self._settings.codec, self._settings.parameters
 

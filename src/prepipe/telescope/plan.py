@@ -68,6 +68,7 @@ def plan_push(site: Site, journal: Journal, link: Link, camera: Camera) -> Plan:
     """
     telescope = site.telescope
     watcher = Watcher(telescope.raw, telescope.pattern, telescope.give_up_s, journal)
+    watcher.unfinished_s = 0.0
     watcher.poll()
     time.sleep(telescope.poll_s)
     arrivals = watcher.poll()

@@ -29,7 +29,7 @@ from prepipe.telescope.obstacle import LONGEST_WAIT_S, Obstacle, is_obstacle, pa
 from prepipe.telescope.pack import Packer
 from prepipe.telescope.queue import JOINED_BY_ARRIVALS, next_round
 from prepipe.telescope.report import Event, Failure, Happening, Report
-from prepipe.telescope.watch import Arrival, Watcher
+from prepipe.telescope.watch import UNFINISHED_S, Arrival, Watcher
 
 __all__ = ["Push"]
 
@@ -113,6 +113,7 @@ class Push:
         stop = stop or threading.Event()
         self._report = Report()
         self._looks = 0
+        self._watcher.unfinished_s = 0.0 if once else UNFINISHED_S
         with (
             sole_user(self._site.telescope.work / "push.lock"),
             ThreadPoolExecutor(self._site.pack.workers, "push") as pool,

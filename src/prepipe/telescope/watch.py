@@ -19,7 +19,10 @@ from prepipe.codec.fits_bytes import scan_fits
 from prepipe.errors import FitsError, StorageError
 from prepipe.files import PARTIAL_SUFFIX
 
-__all__ = ["Arrival", "KnownFiles", "Watcher"]
+__all__ = ["UNFINISHED_S", "Arrival", "KnownFiles", "Watcher"]
+
+UNFINISHED_S = 15.0
+"""Longer than an instrument pauses between two HDUs."""
 
 
 class KnownFiles(Protocol):
@@ -58,7 +61,8 @@ class Arrival:
 class _Pending:
     """A file that is not known yet.
 
-    `since` is when it last changed, by the watcher's clock.
+    `since` is when it last changed, by the watcher's clock; `unfinished`, whether its primary
+    header promises more extensions than it holds.
     """
 
     size: int
@@ -67,6 +71,7 @@ class _Pending:
     stable: bool = False
     scanned: bool = False
     fault: str = ""
+    unfinished: bool = False
 
 
 class Watcher:
@@ -76,6 +81,10 @@ class Watcher:
     structure reaches exactly its end. What is there at the start counts as new unless it
     is known in just this state. A file stays an arrival until it is known, so that one
     that could not be registered comes again.
+
+    A file whose primary header promises (NEXTEND) more extensions than it holds counts as
+    growing until it has been at rest for `unfinished_s`: its writer may only pause between two
+    HDUs. Then it is taken, for parts of an exposure are exposures too.
 
     Parameters
     ----------
@@ -95,6 +104,8 @@ class Watcher:
     ----------
     trouble : str
         Why the directory could not be read at the last look; empty if it could.
+    unfinished_s : float
+        See above, s; 0 takes every sound file that is at rest.
     """
 
     def __init__(
@@ -108,6 +119,7 @@ class Watcher:
     ) -> None:
         self.directory = directory
         self.trouble = ""
+        self.unfinished_s = UNFINISHED_S
         self._pattern = pattern
         self._give_up_s = give_up_s
         self._known = known
@@ -190,18 +202,23 @@ class Watcher:
         pending = self._pending[path]
         if not pending.stable:
             return None
-        hopeless = self._clock() - pending.since >= self._give_up_s
+        rest = self._clock() - pending.since
+        hopeless = rest >= self._give_up_s
         if not pending.scanned or (pending.fault and hopeless):
             self._scan(path, pending)
         if path not in self._pending or (pending.fault and not hopeless):
+            return None
+        if pending.unfinished and rest < self.unfinished_s:
             return None
         return Arrival(path, pending.size, pending.mtime_ns, pending.fault)
 
     def _scan(self, path: Path, pending: _Pending) -> None:
         pending.scanned = True
         try:
-            scan_fits(path)
+            spans = scan_fits(path)
             pending.fault = ""
+            promised = spans[0].value("NEXTEND")
+            pending.unfinished = isinstance(promised, int) and promised >= len(spans)
         except FitsError as error:
             pending.fault = str(error)
         except StorageError as error:
