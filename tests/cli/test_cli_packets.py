@@ -91,3 +91,36 @@ def test_a_packet_with_a_flipped_bit_is_named_and_the_others_go_on(run, raw_file
     assert list(told["failed"]) == [str(packets[0])]
     assert [file["ccd"] for file in told["files"]] == [31]
     assert "damaged" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("obstype", "words", "codec"),
+    [
+        ("zero", (), "none"),
+        ("dome flat", ("--ratio", 4), "none"),
+        ("zero", ("--codec", "jpeg2000"), "jpeg2000"),
+        ("object", (), "jpeg2000"),
+    ],
+)
+def test_zeros_and_dome_flats_are_not_blurred_unless_told(
+    run, raw_file, tmp_path, obstype, words, codec
+):
+    fits.setval(raw_file, "OBSTYPE", value=obstype)
+    told = json.loads(run("pack", raw_file, "--out", tmp_path / "p", "--json", *words).stdout)
+    assert {packet["codec"] for packet in told["packets"]} == {codec}
+
+
+def test_a_file_that_is_not_there_is_said_not_to_exist(run, raw_file, tmp_path):
+    gone = tmp_path / "gone.fits"
+    assert f"{gone} does not exist" in run("pack", gone, "--out", tmp_path / "p").stderr
+    gone = tmp_path / "gone.packet"
+    assert f"{gone} does not exist" in run("unpack", gone, "--out", tmp_path / "f").stderr
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack"])
+def test_a_directory_that_cannot_be_written_is_wrong_use(run, raw_file, tmp_path, command):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "below", "/proc/prepipe"):
+        answer = run(command, raw_file, "--out", out)
+        assert answer.exit_code == 2
+        assert f"--out {out}" in answer.stderr

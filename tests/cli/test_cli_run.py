@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prepipe.cli.live import Display, exposure_line
 from prepipe.cli.signals import stop_on_signals
-from prepipe.model import Ccd, Colour, Exposure, Grade, Reduction, Stage
+from prepipe.model import Ccd, Colour, Exposure, Grade, Kind, Reduction, Stage
 from prepipe.store import Journal
 
 PATIENCE_S = 30.0
@@ -60,6 +61,14 @@ def test_push_once_sends_all_and_exits_with_0(run, site):
     assert (told["found"], told["sent"], told["waiting"], told["failed"]) == (2, 2, 0, {})
     assert len(list((site.parent / "landing").glob("*.packet"))) == 2
     assert "exposure 941420 field 1 g: 2 sent" in answer.stderr
+
+
+def test_both_ends_begin_with_a_line_that_says_what_they_watch(run, site):
+    first = run("push", "--config", site, "--once").stderr.splitlines()[0]
+    assert f"watching {site.parent / 'raw'} for *.fits, sending to {site.parent}" in first
+    first = run("ingest", "--config", site, "--once").stderr.splitlines()[0]
+    assert f"watching {site.parent / 'landing'}" in first
+    assert "about a minute" in first
 
 
 def test_push_once_names_a_bad_file_and_exits_with_1(run, site):
@@ -177,6 +186,38 @@ def test_an_exposures_line_counts_stages_and_grades(
     journal.return_to(keys[0], Stage.LANDED)
     line = exposure_line(journal.rows())
     assert line == "exposure 941420 field 1 g: 1 landed, 1 calibrated (1 red)"
+
+
+def test_an_exposure_without_a_band_has_no_gap_in_its_line(
+    tmp_path: Path, exposure: Exposure, ccds: list[Ccd]
+):
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.add_exposure(replace(exposure, kind=Kind.ZERO, field="", band=""), ccds)
+    assert exposure_line(journal.rows()) == "exposure 941420 zero: 2 found"
+
+
+def test_a_long_exposure_tells_how_far_it_is(
+    tmp_path: Path,
+    exposure: Exposure,
+    ccds: list[Ccd],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("prepipe.cli.live.LOOK_S", 0.02)
+    monkeypatch.setattr("prepipe.cli.live.PROGRESS_S", 0.1)
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.add_exposure(exposure, ccds)
+    display = Display(tmp_path / "journal.sqlite", "telescope")
+    told = ""
+    with display.shown():
+
+        def has_told() -> bool:
+            nonlocal told
+            told += capsys.readouterr().err
+            return "2 found" in told
+
+        display.touch(exposure.number)
+        wait_until(has_told)
 
 
 def test_every_exposure_that_moved_gets_its_line_at_the_end(

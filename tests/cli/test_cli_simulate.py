@@ -49,3 +49,23 @@ def test_a_zero_of_chosen_ccds_is_written_with_its_truth(run, tmp_path):
 def test_a_wrong_option_of_the_simulation_is_wrong_use(run, tmp_path, words):
     assert run("simulate", "--out", tmp_path / "raw", *words).exit_code == 2
     assert not (tmp_path / "raw").exists()
+
+
+def test_what_is_there_is_not_overwritten_unless_told(run, tmp_path):
+    words = ("simulate", "--out", tmp_path, "--ccds", "25,", "--kind", "zero", "--first", 77)
+    there = tmp_path / "DECam_00000077.fits.fz"
+    there.write_text("precious")
+    answer = run(*words)
+    assert answer.exit_code == 2
+    assert f"{there} would be overwritten" in answer.stderr
+    assert there.read_text() == "precious"
+    assert run(*words, "--force").exit_code == 0
+    assert there.read_bytes().startswith(b"SIMPLE")
+
+
+def test_a_catalogue_that_is_there_is_not_overwritten_either(run, tmp_path):
+    stars = tmp_path / "stars.fits"
+    stars.write_text("precious")
+    words = ("simulate", "--out", tmp_path / "raw", "--ccds", "25,", "--reference", stars)
+    assert run(*words).exit_code == 2
+    assert stars.read_text() == "precious"

@@ -23,5 +23,5 @@ def test_a_look_tells_whether_the_lock_is_held_and_does_not_disturb(tmp_path: Pa
 
 def test_a_missing_file_is_said_not_to_exist(tmp_path: Path) -> None:
     missing = tmp_path / "gone.fits"
-    with pytest.raises(StorageError, match="gone.fits does not exist"), storage_errors(missing):
+    with pytest.raises(StorageError, match=r"gone\.fits does not exist"), storage_errors(missing):
         missing.stat()

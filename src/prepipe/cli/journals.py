@@ -16,9 +16,18 @@ if TYPE_CHECKING:
     from prepipe.store import Journal
     from prepipe.store.status import NightStatus
 
-__all__ = ["FINISHED", "JOURNAL_NAME", "Journals", "open_journals"]
+__all__ = [
+    "FINISHED",
+    "INGEST_LOCK",
+    "JOURNAL_NAME",
+    "PUSH_LOCK",
+    "Journals",
+    "open_journals",
+]
 
 JOURNAL_NAME = "journal.sqlite"
+PUSH_LOCK = "push.lock"
+INGEST_LOCK = "ingest.lock"
 
 FINISHED = {
     "telescope": (Stage.SENT, Stage.QUARANTINED),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,7 @@ from prepipe.errors import ConfigError
 if TYPE_CHECKING:
     from prepipe.config import Site
 
-__all__ = ["DEFAULT_CONFIG", "Config", "Json", "number_list", "read_site"]
+__all__ = ["DEFAULT_CONFIG", "Config", "Json", "number_list", "read_site", "writable"]
 
 DEFAULT_CONFIG = Path("prepipe.toml")
 
@@ -35,6 +37,37 @@ def read_site(config: Path) -> Site:
     from prepipe.config import Site  # noqa: PLC0415
 
     return Site.read(config)
+
+
+def writable(directory: Path, option: str) -> None:
+    """Make sure, before any work is done, that files can be written in a directory.
+
+    It is not made yet.
+
+    Parameters
+    ----------
+    directory : Path
+    option : str
+        Name of the option, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If it neither can be written nor made.
+    """
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"{option} {directory}: {place} is no directory; give another one")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {directory}: {place} cannot be written ({error.strerror}); "
+            "give another one, or this user the right to write there"
+        ) from error
 
 
 def number_list(text: str, what: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.options import Json, number_list
+from prepipe.cli.options import Json, number_list, writable
 from prepipe.cli.output import Failures, number, print_json, print_table
 from prepipe.cli.progress import progress
 from prepipe.errors import ConfigError, PrepipeError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prepipe.cameras import Camera
     from prepipe.codec.fits_bytes import HduSpan
     from prepipe.config import Pack
-    from prepipe.model import Ccd, Exposure, Packet
+    from prepipe.model import Ccd, Exposure, Kind, Packet
 
 __all__ = ["register"]
 
@@ -40,8 +40,13 @@ def pack(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Raw exposures.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for the packets.")],
     codec: Annotated[
-        str, typer.Option("--codec", help="none (bit-exact), rice (lossless) or jpeg2000.")
-    ] = LOSSY,
+        str | None,
+        typer.Option(
+            "--codec",
+            help="none (bit-exact), rice (lossless) or jpeg2000.  "
+            "[default: jpeg2000; none for zeros and dome flats]",
+        ),
+    ] = None,
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="jpeg2000: compression to aim at.")
     ] = None,
@@ -63,7 +68,8 @@ def pack(
     from prepipe.codec.packet import write_packet  # noqa: PLC0415
 
     wanted = None if ccds is None else number_list(ccds, "--ccds")
-    settings = _pack_settings(codec, ratio, qstep)
+    settings = _pack_settings(codec or LOSSY, ratio, qstep)
+    writable(out, "--out")
     failures = Failures()
     jobs = list(_jobs(files, load_camera(camera), wanted, failures))
     packed: list[tuple[_Job, Path, Packet]] = []
@@ -71,9 +77,8 @@ def pack(
         for job in jobs:
             name = f"{job.path} CCD {job.ccd.number}"
             try:
-                made = pack_ccd(
-                    job.path, job.hdu, job.exposure, job.ccd, codec, settings.parameters
-                )
+                how = _codec(settings, job.exposure.kind, told=codec is not None)
+                made = pack_ccd(job.path, job.hdu, job.exposure, job.ccd, *how)
                 packed.append((job, write_packet(out, made), made.packet))
             except ConfigError:
                 raise
@@ -99,6 +104,15 @@ def _pack_settings(codec: str, ratio: float | None, qstep: float | None) -> Pack
         fault = error.errors()[0]
         where = "".join(f"--{part}: " for part in fault["loc"])
         raise ConfigError(f"{where}{fault['msg'].removeprefix('Value error, ')}") from error
+
+
+def _codec(settings: Pack, kind: Kind, *, told: bool) -> tuple[str, dict[str, object]]:
+    """Codec and its parameters; zeros and dome flats are blurred only by who says so."""
+    from prepipe.telescope.pack import LOSSLESS_KINDS  # noqa: PLC0415
+
+    if kind in LOSSLESS_KINDS and not told:
+        return settings.calibrations, {}
+    return settings.codec, settings.parameters
 
 
 def _jobs(
@@ -185,6 +199,7 @@ def unpack(
     from prepipe.codec.packet import read_header  # noqa: PLC0415
     from prepipe.codec.unpack import unpack as unpack_packet  # noqa: PLC0415
 
+    writable(out, "--out")
     failures = Failures()
     told: list[dict[str, Any]] = []
     with progress("unpacked", len(packets)) as advance:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.journals import JOURNAL_NAME
+from prepipe.cli.journals import INGEST_LOCK, JOURNAL_NAME, PUSH_LOCK
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
 from prepipe.cli.output import Failures, print_json, print_table
 from prepipe.cli.signals import stop_on_signals
 from prepipe.errors import ConfigError
+from prepipe.files import is_in_use
 
 if TYPE_CHECKING:
     from prepipe import cluster, telescope
@@ -99,6 +100,8 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
     link = open_link(site.link)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
+            if not is_in_use(site.telescope.work / PUSH_LOCK):
+                display.say(_pushes(site))
             pushing = Push(
                 site, journal, link, camera, lambda event: _show_pushed(display, event, once=once)
             )
@@ -114,6 +117,16 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
     }
     failed = {failure.what: failure.reason for failure in report.failures}
     _finish(done, failed, once=once, as_json=as_json)
+
+
+def _pushes(site: Site) -> str:
+    """What a push watches, and where it sends to."""
+    link = site.link
+    there = f"{link.host}:{link.landing}" if link.kind == "ssh" else str(link.landing)
+    return (
+        f"watching {site.telescope.raw} for {site.telescope.pattern}, sending to {there} by method "
+        f"{site.push.method.value}, codec {site.pack.codec}"
+    )
 
 
 def _show_pushed(display: Display, event: telescope.Event, *, once: bool) -> None:
@@ -177,6 +190,8 @@ def ingest(
     compute = open_compute(site, warm_up)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
+            if not is_in_use(site.cluster.work / INGEST_LOCK):
+                display.say(_ingests(site))
             told = Ingest(
                 site,
                 journal,
@@ -189,6 +204,15 @@ def ingest(
         journal.close()
     done = {"calibrated": len(report.calibrated), "awaiting_masters": len(report.awaiting)}
     _finish(done, report.failures, once=once, as_json=as_json)
+
+
+def _ingests(site: Site) -> str:
+    """What an ingest watches, and why it may be silent at first."""
+    return (
+        f"watching {site.cluster.landing}, products go to {site.cluster.products}; "
+        f"{site.cluster.workers} workers get ready (on a new machine they compile first: about "
+        "a minute)"
+    )
 
 
 def _show_ingested(display: Display, event: cluster.Event, *, once: bool) -> None:

@@ -71,6 +71,9 @@ def simulate(
     first: Annotated[
         int | None, typer.Option("--first", help="Number of the first exposure.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite exposures and catalogue that are there.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write raw exposures as the telescope would, with the truth about them beside each."""
@@ -90,21 +93,24 @@ def simulate(
         field=field,
         first_exposure=first,
         stars=_stars(stars, seed),
+        kind=_kind(kind),
     )
     chosen, n_ccds = _ccds(ccds)
+    if not force:
+        _refuse_to_overwrite(out, exposures, settings, reference)
+    if reference is not None:
+        settings.star_field.write_reference(reference)
     with progress("simulated CCDs", exposures * n_ccds) as advance:
         paths = simulate_night(
             out,
             exposures,
             ccds=chosen,
             seed=seed,
-            kind=_kind(kind),
+            kind=settings.kind,
             cadence=cadence,
             settings=settings,
             progress=lambda done, total: advance(""),
         )
-    if reference is not None:
-        settings.star_field.write_reference(reference)
     if as_json:
         written = [{"path": path, "truth": truth_path(path)} for path in paths]
         print_json({"exposures": written, "reference": reference})
@@ -117,6 +123,20 @@ def _settings(**given: Any) -> Settings:
     from prepipe.simulate import Settings  # noqa: PLC0415
 
     return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _refuse_to_overwrite(
+    out: Path, exposures: int, settings: Settings, reference: Path | None
+) -> None:
+    from prepipe.simulate.observation import plan  # noqa: PLC0415
+
+    paths = [out / plan(settings, index).file_name for index in range(exposures)]
+    there = [path for path in [reference, *paths] if path is not None and path.exists()]
+    if there:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise ConfigError(
+            f"{there[0]}{more} would be overwritten: give another --out or --first, or --force"
+        )
 
 
 def _stars(path: Path | None, seed: int) -> Any:
