@@ -199,14 +199,15 @@ def test_input_that_can_never_work_is_quarantined_at_once_and_the_rest_goes_on(
     assert report.failures["decam 1 CCD 2"] == row.reason
 
 
-def test_a_full_disk_for_the_products_is_tried_again_and_then_quarantined(site, journal):
+def test_a_full_disk_for_the_products_holds_a_ccd_up_and_is_no_fault_of_its_own(site, journal):
     land(site, 1)
     report = ingest_once(site, journal, works.find_the_disk_full)
     (row,) = journal.rows()
-    assert row.stage is Stage.QUARANTINED
-    assert row.tries == site.cluster.tries
-    assert "No space left" in report.quarantined[row.key]
-    assert sum(times_noted(journal_path(journal), "failed").values()) == site.cluster.tries
+    assert row.stage is Stage.LANDED
+    assert row.tries == 0
+    assert "No space left" in row.reason
+    assert "No space left" in report.failures[str(row.key)]
+    assert sum(times_noted(journal_path(journal), "waits").values()) == site.cluster.tries
 
 
 def journal_path(journal):
@@ -375,3 +376,13 @@ def test_a_worker_gets_the_sites_settings(site, journal):
     assert order.calibration == site.calibration
     assert order.calibrations is None
     assert order.products == site.cluster.products
+
+
+def test_a_missing_star_catalogue_is_wrong_configuration(site, journal, tmp_path):
+    lost = site.calibration.model_copy(update={"reference": tmp_path / "lost.fits"})
+    compute = LocalCompute(1)
+    try:
+        with pytest.raises(ConfigError, match=r"lost\.fits"):
+            Ingest(site.model_copy(update={"calibration": lost}), journal, compute).run(once=True)
+    finally:
+        compute.close()

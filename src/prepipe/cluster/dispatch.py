@@ -18,7 +18,13 @@ from prepipe.cluster.throttle import may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
 from prepipe.engines.base import Order, Outcome
-from prepipe.errors import InputError, PrepipeError, StorageError, TransientError
+from prepipe.errors import (
+    ConfigError,
+    InputError,
+    PrepipeError,
+    StorageError,
+    TransientError,
+)
 from prepipe.files import storage_errors
 from prepipe.model import Kind, PointingHint, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
@@ -61,6 +67,7 @@ class Dispatcher:
         self._work = work
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
+        self._held_up: dict[CcdKey, int] = {}
         self._hints: dict[CcdKey, tuple[PointingHint, ...]] = {}
         self.answered = threading.Event()
         """Set when a worker has answered."""
@@ -69,6 +76,15 @@ class Dispatcher:
     def idle(self) -> bool:
         """Whether no CCD is under way, and none waits."""
         return not self._flying and not self._journal.rows(Stage.LANDED, limit=1)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether nothing is under way, and all that waits was held up too often."""
+        if self._flying:
+            return False
+        landed = {row.key for row in self._journal.rows(Stage.LANDED)}
+        tries = self._site.cluster.tries
+        return bool(landed) and all(self._held_up.get(key, 0) >= tries for key in landed)
 
     def serve(self) -> Iterator[Event]:
         """Note the answers that have come, then keep the workers busy.
@@ -117,6 +133,7 @@ class Dispatcher:
         seconds = sum(outcome.reduction.seconds.values())
         self._journal.calibrated(key, outcome.reduction, outcome.grade, seconds)
         self._rest_until.pop(key, None)
+        self._held_up.pop(key, None)
         self._rescue(key)
         text = "; ".join(outcome.grade.reasons)
         return Event(What.CALIBRATED, str(key), text, key, outcome.grade)
@@ -129,6 +146,8 @@ class Dispatcher:
             self._journal.return_to(row.key, Stage.LANDED, f"another try at its WCS: {rungs}")
 
     def _fail(self, row: CcdRow, error: BaseException) -> Event:
+        if isinstance(error, ConfigError | StorageError):
+            return self._hold_up(row, str(error))
         ours = isinstance(error, PrepipeError)
         reason = str(error) if ours else f"{type(error).__name__}: {error}"
         quarantined = self._journal.fail(
@@ -142,6 +161,15 @@ class Dispatcher:
         self._rest_until[row.key] = time.monotonic() + rest_s
         what = What.QUARANTINED if quarantined else What.FAILED
         return Event(what, str(row.key), reason, row.key)
+
+    def _hold_up(self, row: CcdRow, obstacle: str) -> Event:
+        """Let a CCD wait for what is no fault of its own: a disk, a file that all need."""
+        self._journal.wait(row.key, Stage.CALIBRATED, obstacle)
+        held = self._held_up.get(row.key, 0) + 1
+        self._held_up[row.key] = held
+        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**held)
+        self._rest_until[row.key] = time.monotonic() + rest_s
+        return Event(What.TROUBLE, str(row.key), obstacle, row.key)
 
     def _begin(self) -> Iterator[Event]:
         free_bytes = self._free_bytes()

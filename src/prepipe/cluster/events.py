@@ -67,6 +67,8 @@ class Report:
         Names of damaged packets, with the reason.
     troubles : list of str
         What kept the run from finishing, if it gave up.
+    held_up : dict
+        CCDs that wait for something that is no fault of theirs, with what it is.
     """
 
     calibrated: dict[CcdKey, Grade] = field(default_factory=dict)
@@ -74,11 +76,13 @@ class Report:
     quarantined: dict[CcdKey, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    held_up: dict[CcdKey, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> dict[str, str]:
         """Everything that went wrong: what, and why. Empty if all went through."""
-        named = {str(key): reason for key, reason in self.quarantined.items()}
+        ccds = self.quarantined | self.held_up
+        named = {str(key): reason for key, reason in ccds.items()}
         troubles = {f"trouble {n}": text for n, text in enumerate(self.troubles, 1)}
         return named | self.rejected | troubles
 
@@ -91,6 +95,9 @@ class Report:
         if event.what is What.CALIBRATED and event.grade is not None:
             self.calibrated[event.key] = event.grade
             self.quarantined.pop(event.key, None)
+            self.held_up.pop(event.key, None)
+        elif event.what is What.TROUBLE:
+            self.held_up[event.key] = event.text
         elif event.what is What.AWAITING:
             self.awaiting.append(event.key)
         elif event.what is What.QUARANTINED:

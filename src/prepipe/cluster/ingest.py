@@ -15,17 +15,20 @@ from prepipe.cluster.events import Event, Report, What
 from prepipe.cluster.receive import Receiver
 from prepipe.compute import Compute
 from prepipe.config import Site
-from prepipe.errors import TransientError
+from prepipe.errors import ConfigError, TransientError
 from prepipe.files import sole_user, sweep_partials
 from prepipe.store import Journal
 
 __all__ = ["STOP_S", "Ingest"]
 
-STOP_S = 5.0
+STOP_S = 10.0
 """How long a stop waits for CCDs under way, s; the others are done anew at the next start."""
 
 _LOCK_NAME = "ingest.lock"
 _GLANCE_S = 0.1
+
+_LEFTOVER_S = 600.0
+"""A product half written for so long has lost its writer."""
 
 
 class Ingest:
@@ -54,6 +57,7 @@ class Ingest:
     ) -> None:
         cluster = site.cluster
         self._cluster = cluster
+        self._reference = site.calibration.reference
         self._on_event = on_event
         self._receiver = Receiver(cluster.landing, journal, settle_s=cluster.poll_s)
         self._dispatcher = Dispatcher(site, journal, compute, work or _builtin())
@@ -84,8 +88,11 @@ class Ingest:
         """
         stop = stop or threading.Event()
         self._report = Report()
+        reference = self._reference
+        if reference is not None and not reference.exists():
+            raise ConfigError(f"calibration.reference: {reference} does not exist; give its path")
         with sole_user(self._cluster.work / _LOCK_NAME):
-            sweep_partials(self._cluster.products)
+            sweep_partials(self._cluster.products, _LEFTOVER_S)
             self._go_round(once, stop)
             self._tell_all(self._dispatcher.stop(STOP_S))
         return self._report
@@ -95,7 +102,7 @@ class Ingest:
         while not stop.is_set():
             try:
                 self._take_and_serve(stop)
-                if once and self._receiver.settled and self._dispatcher.idle:
+                if once and self._receiver.settled and self._at_rest():
                     return
                 in_vain = 0
                 self._trouble = ""
@@ -106,6 +113,10 @@ class Ingest:
                     self._report.troubles.append(str(error))
                     return
             self._pause(stop)
+
+    def _at_rest(self) -> bool:
+        """Whether nothing is left to do, or nothing that can be done now."""
+        return self._dispatcher.idle or self._dispatcher.held_up
 
     def _take_and_serve(self, stop: threading.Event) -> None:
         for event in self._receiver.look():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,18 +25,17 @@ from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.reference import load_reference
 from prepipe.engines.steps import (
-    Astrometry,
     Clean,
     Masters,
     Measured,
-    Photometry,
+    Results,
     calibrate_flux,
     clean_pixels,
     measure_sources,
     solve_wcs,
 )
 from prepipe.errors import InputError
-from prepipe.model import Kind, Layout, PointingHint, Reduction
+from prepipe.model import Kind, Layout, Reduction
 from prepipe.quality.grades import grade
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
@@ -66,6 +65,13 @@ class Stopwatch:
             self.seconds[step] = self.seconds.get(step, 0.0) + took
 
 
+@dataclass(frozen=True)
+class _Master:
+    name: str
+    plane: NDArray[np.float32]
+    noise: float
+
+
 def carry_out(order: Order) -> Outcome:
     """Reduce and grade the CCD of an order; this is what a worker runs.
 
@@ -86,43 +92,31 @@ def carry_out(order: Order) -> Outcome:
         with watch.timing("reference"):
             columns = tuple(sorted(settings.columns.items()))
             reference = _reference(settings.reference, raw.exposure.band, columns)
-    reduction = reduce_ccd(
-        raw, camera, settings, reference, order.calibrations, order.products, watch, order.hints
-    )
-    limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
-    return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
+    return reduce_ccd(raw, camera, order, reference, watch)
 
 
 def reduce_ccd(
     raw: RawCcd,
     camera: Camera,
-    settings: Calibration,
+    order: Order,
     reference: ReferenceSource | None,
-    calibrations: Path | None,
-    products: Path,
     watch: Stopwatch | None = None,
-    hints: Sequence[PointingHint] = (),
-) -> Reduction:
-    """Reduce one CCD and write its products.
+) -> Outcome:
+    """Reduce and grade one CCD, and write its products.
 
     Parameters
     ----------
     raw : RawCcd
     camera : Camera
-    settings : Calibration
+    order : Order
+        Settings, limits, hints, and where things are; its source was read already.
     reference : ReferenceSource or None
         Without one, neither WCS nor zero point is found.
-    calibrations : Path or None
-        Root of the masters; None leaves bias and flat alone.
-    products : Path
-        Root of the products.
     watch : Stopwatch, optional
-    hints : sequence of PointingHint
-        Tried if the header alone does not lead to a WCS.
 
     Returns
     -------
-    Reduction
+    Outcome
 
     Raises
     ------
@@ -134,21 +128,28 @@ def reduce_ccd(
         If the products cannot be written.
     """
     watch = watch or Stopwatch()
+    settings = order.calibration
     layout = camera.layout(raw.header, raw.pixels)
     with watch.timing("masters"):
         masters = Masters()
         if camera.needs_masters:
-            masters = _masters(raw, layout, settings, calibrations)
+            masters = _masters(raw, layout, settings, order.calibrations)
     clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
     with watch.timing("astrometry"):
-        astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings, hints)
+        astrometry = solve_wcs(
+            raw, layout, camera, measured.sources, reference, settings, order.hints
+        )
     with watch.timing("photometry"):
         photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
-    reduction = _summary(raw, camera, (masters, clean, measured, astrometry, photometry))
-    product = product_path(products, raw.exposure, raw.ccd.number)
+    results = Results(masters, clean, measured, astrometry, photometry)
+    product = product_path(order.products, raw.exposure, raw.ccd.number)
+    reduction = _summary(raw, camera, results, product)
+    limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
+    outcome = Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
+    catalogue = settings.reference.name if settings.reference is not None else ""
     with watch.timing("write"):
-        write_products(product, raw, reduction, clean, measured, astrometry, photometry)
-    return _located(reduction, product, watch)
+        write_products(product, raw, results, outcome, catalogue)
+    return replace(outcome, reduction=replace(reduction, seconds=watch.seconds))
 
 
 def _pixels_to_sources(
@@ -177,17 +178,19 @@ def _masters(raw: RawCcd, layout: Layout, settings: Calibration, root: Path | No
     flat = _master(raw, layout, Kind.DOME_FLAT, root, settings.days)
     absent = {"NO_BIAS": bias, "NO_FLAT": flat}
     return Masters(
-        bias=None if bias is None else bias[0],
-        flat=None if flat is None else flat[0],
-        bias_noise=0.0 if bias is None else bias[1],
+        bias=None if bias is None else bias.plane,
+        flat=None if flat is None else flat.plane,
+        bias_noise=0.0 if bias is None else bias.noise,
+        bias_name="" if bias is None else bias.name,
+        flat_name="" if flat is None else flat.name,
         flags=tuple(flag for flag, master in absent.items() if master is None),
     )
 
 
 def _master(
     raw: RawCcd, layout: Layout, kind: Kind, root: Path | None, days: int
-) -> tuple[NDArray[np.float32], float] | None:
-    """The nearest master and its noise; None if there is none that fits."""
+) -> _Master | None:
+    """The nearest master; None if there is none that fits."""
     if root is None:
         return None
     exposure = raw.exposure
@@ -195,30 +198,26 @@ def _master(
     if found is None:
         return None
     try:
-        plane, noise = _read_master(found.path, found.path.stat().st_mtime_ns)
+        master = _read_master(found.path, found.path.stat().st_mtime_ns)
     except (InputError, OSError):
         return None
-    return (plane, noise) if plane.shape == layout.trimmed_shape else None
+    return master if master.plane.shape == layout.trimmed_shape else None
 
 
 def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _summary(
-    raw: RawCcd,
-    camera: Camera,
-    steps: tuple[Masters, Clean, Measured, Astrometry, Photometry],
-) -> Reduction:
-    _, clean, measured, astrometry, photometry = steps
-    flags = tuple(dict.fromkeys(flag for step in steps for flag in step.flags))
+def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Reduction:
+    clean, measured = results.clean, results.measured
+    astrometry, photometry = results.astrometry, results.photometry
     solution = astrometry.solution if astrometry.solved else None
     zero, offset = photometry.zero_point, astrometry.offset_arcsec
     background, gain = clean.background, clean.frame.gain
     return Reduction(
         exposure=raw.exposure.number,
         ccd=raw.ccd.number,
-        flags=flags,
+        flags=results.flags,
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
         wcs_matches=0 if solution is None else solution.matches,
         wcs_tries=astrometry.tries,
@@ -236,15 +235,8 @@ def _summary(
         n_sources=len(measured.sources),
         n_saturated=clean.n_saturated,
         n_cosmic_rays=clean.n_cosmic_rays,
-    )
-
-
-def _located(reduction: Reduction, product: Path, watch: Stopwatch) -> Reduction:
-    return replace(
-        reduction,
         product=str(product),
         catalogue=str(catalogue_path(product)),
-        seconds=watch.seconds,
     )
 
 
@@ -262,5 +254,5 @@ def _reference(path: Path, band: str, columns: tuple[tuple[str, str], ...]) -> R
 
 
 @lru_cache(maxsize=8)
-def _read_master(path: Path, _mtime_ns: int) -> tuple[NDArray[np.float32], float]:
-    return read_master(path)
+def _read_master(path: Path, _mtime_ns: int) -> _Master:
+    return _Master(path.name, *read_master(path))

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.calibrate.detrend import Detrended
+from prepipe import __version__
 from prepipe.calibrate.weight import inverse_variance
+from prepipe.engines.base import Outcome
 from prepipe.engines.names import catalogue_path
 from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_catalogue, write_image
 from prepipe.engines.raw import RawCcd
-from prepipe.engines.steps import Astrometry, Clean, Measured, Photometry
+from prepipe.engines.steps import Astrometry, Photometry, Results
 from prepipe.model import Reduction
 
 __all__ = ["write_products"]
@@ -26,21 +27,25 @@ MAG_PER_RELATIVE_ERROR = 2.5 / math.log(10.0)
 
 
 def write_products(
-    path: Path,
-    raw: RawCcd,
-    reduction: Reduction,
-    clean: Clean,
-    measured: Measured,
-    astrometry: Astrometry,
-    photometry: Photometry,
+    path: Path, raw: RawCcd, results: Results, outcome: Outcome, reference: str
 ) -> None:
     """Write the calibrated CCD to `path` and its source table beside it.
+
+    Parameters
+    ----------
+    path : Path
+    raw : RawCcd
+    results : Results
+    outcome : Outcome
+    reference : str
+        Name of the reference catalogue.
 
     Raises
     ------
     StorageError
         If they cannot be written.
     """
+    clean = results.clean
     frame = clean.frame
     noise = clean.background.median_rms
     noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
@@ -51,22 +56,53 @@ def write_products(
         "MASK": Plane(frame.mask),
         "WEIGHT": Plane(weight, weight_step),
     }
-    cards = [*_wcs_cards(astrometry), *_quality_cards(raw, reduction, frame, photometry)]
+    cards = [
+        *_wcs_cards(results.astrometry),
+        *_quality_cards(raw, results, outcome.reduction),
+        *_grade_cards(outcome),
+        *_provenance_cards(raw, results, reference),
+    ]
     # The table first: a product under its final name is complete.
-    write_catalogue(catalogue_path(path), _columns(measured, astrometry, photometry, raw), cards)
+    write_catalogue(catalogue_path(path), _columns(raw, results), cards)
     write_image(path, *raw.original_cards(), planes, cards)
 
 
 def _wcs_cards(astrometry: Astrometry) -> list[Card]:
     if astrometry.wcs is None:
         return []
-    return [(key, value, "") for key, value in astrometry.wcs.to_cards().items()]
+    cards: list[Card] = [(key, value, "") for key, value in astrometry.wcs.to_cards().items()]
+    if astrometry.solved:
+        cards.append(("RADESYS", "ICRS", "frame of the reference catalogue"))
+    return cards
 
 
-def _quality_cards(
-    raw: RawCcd, reduction: Reduction, frame: Detrended, photometry: Photometry
-) -> list[Card]:
-    exposure = raw.exposure
+def _grade_cards(outcome: Outcome) -> list[Card]:
+    grade, flags = outcome.grade, outcome.reduction.flags
+    return [
+        ("GRADE", grade.colour.value, "green, yellow, orange or red"),
+        *((f"WHY{n}", reason, "") for n, reason in enumerate(grade.reasons, start=1)),
+        *((f"QFLAG{n}", flag, "") for n, flag in enumerate(flags, start=1)),
+    ]
+
+
+def _provenance_cards(raw: RawCcd, results: Results, reference: str) -> list[Card]:
+    cards: list[Card] = [
+        ("PROCTYPE", "calibrated", "data processing level"),
+        ("PREPIPE", __version__, "version that made this"),
+        ("BIASFILE", results.masters.bias_name or "none", "bias subtracted"),
+        ("FLATFILE", results.masters.flat_name or "none", "dome flat divided by"),
+        ("REFCAT", reference or "none", "reference catalogue"),
+    ]
+    if raw.packet is not None:
+        cards.append(("PPCODEC", raw.packet.codec, "codec that brought the pixels"))
+        lost = raw.packet.parameters.get("rms_error_sigma")
+        if isinstance(lost, int | float):
+            cards.append(("PPRMSSIG", float(lost), "rms error of packing / noise"))
+    return cards
+
+
+def _quality_cards(raw: RawCcd, results: Results, reduction: Reduction) -> list[Card]:
+    exposure, frame = raw.exposure, results.clean.frame
     integrated = None
     if reduction.zero_point is not None and exposure.exposure_s > 0:
         integrated = reduction.zero_point + 2.5 * math.log10(exposure.exposure_s)
@@ -79,7 +115,7 @@ def _quality_cards(
         ("ZEROPNT", reduction.zero_point, "[mag] of 1 e-/s"),
         ("ZEROSCAT", reduction.zero_point_scatter, "[mag] scatter of its stars"),
         ("ZERONUM", reduction.zero_point_stars, "stars of the zero point"),
-        ("APFACTOR", photometry.factor, "whole flux / flux in the main aperture"),
+        ("APFACTOR", results.photometry.factor, "whole flux / flux in the main aperture"),
         ("MAGLIM", reduction.limiting_mag, "[mag] 5 sigma, point source"),
         ("SEEING", reduction.seeing_arcsec, "[arcsec] FWHM"),
         ("ELLIPTIC", reduction.ellipticity, "ellipticity of the stars"),
@@ -94,18 +130,18 @@ def _quality_cards(
         ("NCOSMIC", reduction.n_cosmic_rays, "pixels of cosmic rays"),
         ("NIGHT", str(exposure.night), "local date on which the night began"),
     ]
-    cards: list[Card] = [(key, value, note) for key, value, note in figures if value is not None]
-    cards += [(f"QFLAG{n}", flag, "") for n, flag in enumerate(reduction.flags, start=1)]
-    return cards
+    return [(key, value, note) for key, value, note in figures if value is not None]
 
 
-def _columns(
-    measured: Measured, astrometry: Astrometry, photometry: Photometry, raw: RawCcd
-) -> dict[str, tuple[NDArray[Any], str]]:
+def _columns(raw: RawCcd, results: Results) -> dict[str, tuple[NDArray[Any], str]]:
     """Source table; pixel coordinates count from 1, as FITS does."""
-    sources = measured.sources
+    sources, astrometry, photometry = (
+        results.measured.sources,
+        results.astrometry,
+        results.photometry,
+    )
     ra, dec = np.full(len(sources), np.nan), np.full(len(sources), np.nan)
-    if astrometry.wcs is not None:
+    if astrometry.wcs is not None and astrometry.solved:
         ra, dec = astrometry.wcs.pixel_to_sky(sources.x, sources.y)
     flux, error = sources.flux * photometry.factor, sources.flux_error * photometry.factor
     zero = math.nan if photometry.zero_point is None else photometry.zero_point.value

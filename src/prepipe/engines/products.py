@@ -51,7 +51,10 @@ _STALE = re.compile(
     r"|Z(IMAGE|SIMPLE|TENSION|EXTEND|BLOCKED|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE"
     r"|NAME\d+|VAL\d+|QUANTIZ|DITHER0|BLANK|MASKCMP|SCALE|ZERO|HECKSUM|DATASUM)"
     r"|BSCALE|BZERO|BLANK|BUNIT|DATAMIN|DATAMAX|CHECKSUM|DATASUM|CHECKVER|EXTNAME|INHERIT"
-    r"|LT[VM]\d(_\d)?|(TRIM|DATA|BIAS|PRE|POST|AMP|CCD|DET)SEC.*|PV[12]_\d+|CD[12]_\d"
+    r"|LT[VM]\d(_\d)?|(TRIM|DATA|BIAS|PRE|POST|AMP|CCD)SEC.*|DETSEC[AB]|(GAIN|RDNOISE|SATURAT)[AB]"
+    # Whatever WCS there was is written anew, or not at all.
+    r"|WCSAXES|C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA)\d|(PC|CD|PV)\d_\d+|LONPOLE|LATPOLE"
+    r"|[AB]P?_(ORDER|DMAX|\d_\d)"
 )
 _PRINTABLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
 _LONGEST_TEXT = 68
@@ -87,8 +90,8 @@ def write_image(
     path : Path
         Final name; it appears whole or not at all.
     primary, extension : iterable of bytes
-        Cards of the raw file's headers. Those that are still true go over byte for byte,
-        the extension's into that of the first plane.
+        Cards of the raw file's headers. Those that are still true and not told anew go over
+        byte for byte, the extension's into that of the first plane.
     planes : mapping
         By extension name; ``"IMAGE"`` comes first.
     cards : iterable of (keyword, value, comment)
@@ -103,7 +106,7 @@ def write_image(
     """
     own = [value_card(*card) for card in cards if _tellable(card[1])]
     told = {keyword_of(card) for card in own}
-    parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary)])]
+    parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary, told)])]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
         if name == "IMAGE":

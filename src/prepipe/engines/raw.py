@@ -25,7 +25,7 @@ from prepipe.codec.headers import image_cards
 from prepipe.codec.packet import open_packet
 from prepipe.codec.tiles import decode_rows
 from prepipe.errors import FitsError, HeaderError, PixelError, PrepipeError
-from prepipe.model import Ccd, Exposure, Layout
+from prepipe.model import Ccd, Exposure, Layout, Packet
 
 __all__ = ["RawCcd", "list_ccds", "merged", "read_ccd", "read_exposure"]
 
@@ -57,6 +57,8 @@ class RawCcd:
         Whether the file's DATASUM is that of its data; None if it states none.
     cards : tuple of two tuples of bytes, optional
         The cards of both headers, byte for byte.
+    packet : Packet or None
+        What brought it, if a packet did.
     """
 
     exposure: Exposure
@@ -67,6 +69,7 @@ class RawCcd:
     corrupt_rows: NDArray[np.intp] | None = None
     sum_fits: bool | None = None
     cards: tuple[Cards, Cards] | None = None
+    packet: Packet | None = None
 
     @cached_property
     def header(self) -> Header:
@@ -173,7 +176,13 @@ def _read_packet(path: Path, camera: Camera) -> RawCcd:
         primary, extension = header_from_cards(primary_cards), header_from_cards(cards)
         exposure = camera.exposure(merged(primary, extension))
     return RawCcd(
-        exposure, packet.packet.ccd, primary, extension, pixels, cards=(primary_cards, cards)
+        exposure,
+        packet.packet.ccd,
+        primary,
+        extension,
+        pixels,
+        cards=(primary_cards, cards),
+        packet=packet.packet,
     )
 
 

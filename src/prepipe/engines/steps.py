@@ -41,6 +41,7 @@ __all__ = [
     "Masters",
     "Measured",
     "Photometry",
+    "Results",
     "calibrate_flux",
     "clean_pixels",
     "measure_sources",
@@ -72,11 +73,15 @@ class Masters:
         ADU; relative response.
     bias_noise : float
         Standard error of a pixel of the bias, ADU.
+    bias_name, flat_name : str
+        File names.
     """
 
     bias: NDArray[np.float32] | None = None
     flat: NDArray[np.float32] | None = None
     bias_noise: float = 0.0
+    bias_name: str = ""
+    flat_name: str = ""
     flags: Flags = ()
 
     def noisier(self, layout: Layout) -> Layout:
@@ -165,6 +170,23 @@ class Photometry:
     reference_mag: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
+@dataclass(frozen=True)
+class Results:
+    """All that the steps found about one CCD."""
+
+    masters: Masters
+    clean: Clean
+    measured: Measured
+    astrometry: Astrometry
+    photometry: Photometry
+
+    @property
+    def flags(self) -> Flags:
+        """Of all steps, in their order."""
+        steps = (self.masters, self.clean, self.measured, self.astrometry, self.photometry)
+        return tuple(dict.fromkeys(flag for step in steps for flag in step.flags))
+
+
 def clean_pixels(
     raw: RawCcd, layout: Layout, camera: Camera, masters: Masters, fwhm_px: float
 ) -> Clean:
@@ -188,8 +210,13 @@ def clean_pixels(
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
+    corrupt = raw.corrupt_mask(layout)
+    if corrupt is not None:
+        flags.append("CORRUPT_TILES")
     layout = masters.noisier(layout)
-    frame = detrend(raw.pixels, layout, bias=masters.bias, flat=masters.flat, dead=dead)
+    frame = detrend(
+        raw.pixels, layout, bias=masters.bias, flat=masters.flat, bad_pixels=corrupt, dead=dead
+    )
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
     n_saturated = grow_saturation(frame.mask)

@@ -9,7 +9,9 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from prepipe.calibrate.refcat import ReferenceCatalogue
+from prepipe.calibrate.weight import inverse_variance
 from prepipe.cameras.generic import Cards, Description, GenericCamera
+from prepipe.codec.rice_image import compile_kernels
 from prepipe.config import Calibration
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.steps import (
@@ -41,6 +43,8 @@ def warm_up() -> None:
     settings = Calibration()
     astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings)
     calibrate_flux(raw, camera, clean, measured, astrometry)
+    inverse_variance(clean.frame.variance, clean.frame.mask)
+    compile_kernels()
 
 
 def _frame() -> tuple[RawCcd, ReferenceCatalogue]:

@@ -53,10 +53,11 @@ _FLAGS = {
     "BLANK": _Meaning(_RED, "the frame is blank: there is no sky in it", _ALL),
     "SATURATED_FRAME": _Meaning(_RED, "the whole frame is saturated", _ALL),
     "CORRUPT_PIXELS": _Meaning(_RED, "pixels are corrupt: send the raw file again"),
+    "CORRUPT_TILES": _Meaning(_ORANGE, "some rows could not be decompressed and are masked"),
     "PARTIAL_DEAD": _Meaning(_ORANGE, "part of the CCD is dead and masked"),
     "NO_OVERSCAN": _Meaning(_ORANGE, "no overscan in the frame: its level is not subtracted"),
-    "NO_BIAS": _Meaning(_YELLOW, "no bias near enough in time: bias not subtracted"),
-    "NO_FLAT": _Meaning(_YELLOW, "no dome flat near enough in time: not flat-fielded"),
+    "NO_BIAS": _Meaning(_YELLOW, "no bias given, or none near enough in time: not subtracted"),
+    "NO_FLAT": _Meaning(_YELLOW, "no dome flat given, or none near enough in time: not divided"),
     # the sources
     "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
     "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),
@@ -89,7 +90,9 @@ _FLAGS = {
     "FEW_ZP_STARS": _Meaning(_YELLOW, "zero point from {r.zero_point_stars} stars only"),
     "ZP_SCATTER": _Meaning(_YELLOW, "stars disagree on the zero point"),
     "OTHER_BAND": _Meaning(
-        _YELLOW, "the catalogue is of another band: the zero point is approximate"
+        _YELLOW,
+        "the catalogue has neither this band nor Gaia colours: the zero point is approximate",
+        _ZERO_POINT,
     ),
 }
 
@@ -128,10 +131,12 @@ def _from_figures(reduction: Reduction, limits: Limits) -> Iterator[tuple[Colour
     known = [_FLAGS[flag] for flag in reduction.flags if flag in _FLAGS]
     explained = frozenset().union(*(meaning.explains for meaning in known))
     for figure in _FIGURES:
+        if figure.name in explained:
+            continue
         value = _measured(getattr(reduction, figure.name))
         if value is not None:
             yield from _against_limits(figure, value, getattr(limits, figure.name))
-        elif figure.name not in explained:
+        else:
             yield Colour.ORANGE, f"{figure.words} could not be measured"
     zero_point = reduction.zero_point
     missing = zero_point is None or not math.isfinite(zero_point)
