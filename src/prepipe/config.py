@@ -207,6 +207,10 @@ class Limits(_Section):
         (0.15, 0.25, 0.4), description="ellipticity of the stars"
     )
 
+    extinction_mag: tuple[float, float, float] = Field(
+        (0.7, 1.5, 3.0), description="light lost against a clear sky at the zenith, mag"
+    )
+
     @model_validator(mode="after")
     def _ascending(self) -> Limits:
         for name, limits in self:

@@ -396,6 +396,8 @@ class Reduction:
         Median background, ADU.
     sky_noise_adu : float or None
         Its rms, ADU.
+    extinction_mag : float or None
+        Zero point of a clear sky at the zenith minus this one, where the camera's is known, mag.
     limiting_mag : float or None
         5 sigma, point source.
     n_sources, n_saturated, n_cosmic_rays : int
@@ -421,6 +423,7 @@ class Reduction:
     ellipticity: float | None = None
     sky_adu: float | None = None
     sky_noise_adu: float | None = None
+    extinction_mag: float | None = None
     limiting_mag: float | None = None
     n_sources: int = 0
     n_saturated: int = 0

@@ -121,3 +121,19 @@ def test_the_product_keeps_the_telescopes_cards(night: Night, ccd: int) -> None:
             assert hdus[0].header[keyword] == raw[0].header[keyword]
         assert hdus["IMAGE"].header["CCDNUM"] == ccd
         assert "DATASECA" not in hdus["IMAGE"].header
+
+
+def test_the_product_tells_its_grade_and_where_it_comes_from(night: Night, ccd: int) -> None:
+    header = fits.getheader(night.outcomes[ccd].reduction.product, "IMAGE")
+    assert header["GRADE"] == "green"
+    assert header["BIASFILE"].startswith("bias.ut200306.")
+    assert header["FLATFILE"].startswith("domeflat.g.ut200306.")
+    assert header["REFCAT"] == "stars.fits"
+    assert header["RADESYS"] == "ICRS"
+    assert header.count("RADESYS") == 1
+
+
+def test_every_plane_has_the_wcs(night: Night, ccd: int) -> None:
+    with fits.open(night.outcomes[ccd].reduction.product) as hdus:
+        centres = [WCS(hdu.header, fix=False).all_pix2world(1000, 2000, 0) for hdu in hdus[1:]]
+    assert np.allclose(centres, centres[0], rtol=0, atol=1e-12)

@@ -75,6 +75,10 @@ class Camera(Protocol):
         """Names of the amplifiers known to give nothing at that time."""
         ...
 
+    def clear_sky_zero_point(self, band: str) -> float | None:
+        """Magnitude of 1 e-/s through a clear sky at the zenith; None if not known."""
+        ...
+
     def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
         """Coefficients c_i of ``G - m = sum(c_i (BP - RP)^i)``; None if not known."""
         ...

@@ -37,6 +37,9 @@ GAIA_COLOUR_TERMS = {
 }
 """``G - m`` as a polynomial in BP - RP (Evans et al. 2018, A&A 616, A4, table A.2)."""
 
+CLEAR_SKY_ZERO_POINTS = {"g": 26.610, "r": 26.818}
+"""AB mag of 1 e-/s, nominal values of the Legacy Surveys' observing bot (obsbot, ``decam.py``)."""
+
 KINDS = {
     "object": Kind.OBJECT,
     "science": Kind.OBJECT,
@@ -147,6 +150,10 @@ class Decam:
         """Both amplifiers of N30, and of S30 for three years; see `Camera.dead_amplifiers`."""
         dead = any(ccd == bad and since <= start < until for bad, since, until in DEAD)
         return ("A", "B") if dead else ()
+
+    def clear_sky_zero_point(self, band: str) -> float | None:
+        """Of the typical CCD; see `Camera.clear_sky_zero_point`."""
+        return CLEAR_SKY_ZERO_POINTS.get(band)
 
     def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
         """Those of the like-named SDSS bands; see `Camera.gaia_colour_terms`."""

@@ -194,6 +194,10 @@ class GenericCamera:
         """None: a description holds no dated table; see `Camera.dead_amplifiers`."""
         return ()
 
+    def clear_sky_zero_point(self, band: str) -> float | None:
+        """Not known; see `Camera.clear_sky_zero_point`."""
+        return None
+
     def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
         """Not known; see `Camera.gaia_colour_terms`."""
         return None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prepipe.calibrate.cosmic_rays import SHARPEST
+from prepipe.calibrate.photometry import ZeroPoint
 from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, Limits
@@ -208,6 +209,12 @@ def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _extinction(raw: RawCcd, camera: Camera, zero: ZeroPoint | None) -> float | None:
+    clear = camera.clear_sky_zero_point(raw.exposure.band)
+    # Single CCDs differ by their response: a little more light than usual is no news.
+    return None if clear is None or zero is None else _known(max(clear - zero.value, 0.0))
+
+
 def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Reduction:
     clean, measured = results.clean, results.measured
     astrometry, photometry = results.astrometry, results.photometry
@@ -224,6 +231,7 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
         offset_east_arcsec=None if offset is None else offset[0],
         offset_north_arcsec=None if offset is None else offset[1],
         offset_arcsec=None if offset is None else math.hypot(*offset),
+        extinction_mag=_extinction(raw, camera, zero),
         zero_point=None if zero is None else _known(zero.value),
         zero_point_scatter=None if zero is None else _known(zero.scatter),
         zero_point_stars=0 if zero is None else zero.stars,

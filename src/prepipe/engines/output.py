@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prepipe import __version__
+from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.weight import inverse_variance
 from prepipe.engines.base import Outcome
 from prepipe.engines.names import catalogue_path
@@ -20,8 +21,8 @@ from prepipe.model import Reduction
 
 __all__ = ["write_products"]
 
-WEIGHT_STEPS = 64.0
-"""Steps to the weight of a sky pixel, which is thus told to 0.8 %; its own noise is larger."""
+WEIGHT_STEPS = 256.0
+"""Steps to the weight of a sky pixel: 0.2 % there, and 20 % where a star has a hundredth of it."""
 
 MAG_PER_RELATIVE_ERROR = 2.5 / math.log(10.0)
 
@@ -51,19 +52,20 @@ def write_products(
     noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
     weight_step = 1.0 / (WEIGHT_STEPS * noise**2)
     weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step)
+    wcs = _wcs_cards(results.astrometry)
     planes = {
-        "IMAGE": Plane(frame.image, noise / NOISE_STEPS),
-        "MASK": Plane(frame.mask),
-        "WEIGHT": Plane(weight, weight_step),
+        "IMAGE": Plane(frame.image, noise / NOISE_STEPS, (*wcs, ("INHERIT", True, ""))),
+        "MASK": Plane(frame.mask, None, (*wcs, *_mask_cards())),
+        "WEIGHT": Plane(weight, weight_step, (*wcs, ("BUNIT", "electron-2", "1 / variance"))),
     }
     cards = [
-        *_wcs_cards(results.astrometry),
         *_quality_cards(raw, results, outcome.reduction),
         *_grade_cards(outcome),
         *_provenance_cards(raw, results, reference),
     ]
     # The table first: a product under its final name is complete.
-    write_catalogue(catalogue_path(path), _columns(raw, results), cards)
+    table_cards = [*_exposure_cards(raw), *cards]
+    write_catalogue(catalogue_path(path), _columns(raw, results), table_cards)
     write_image(path, *raw.original_cards(), planes, cards)
 
 
@@ -74,6 +76,23 @@ def _wcs_cards(astrometry: Astrometry) -> list[Card]:
     if astrometry.solved:
         cards.append(("RADESYS", "ICRS", "frame of the reference catalogue"))
     return cards
+
+
+def _mask_cards() -> list[Card]:
+    return [(f"BIT{bit.value.bit_length() - 1}", bit.name, "meaning of this bit") for bit in Mask]
+
+
+def _exposure_cards(raw: RawCcd) -> list[Card]:
+    exposure = raw.exposure
+    return [
+        ("EXPNUM", exposure.number, "exposure number"),
+        ("CCDNUM", raw.ccd.number, "CCD number"),
+        ("OBJECT", exposure.field, "field"),
+        ("FILTER", exposure.band, "band"),
+        ("EXPTIME", exposure.exposure_s, "[s] open-shutter time"),
+        ("DATE-OBS", exposure.start.isoformat(), "start, UTC"),
+        ("RADESYS", "ICRS", "frame of RA and DEC"),
+    ]
 
 
 def _grade_cards(outcome: Outcome) -> list[Card]:

@@ -70,10 +70,13 @@ class Plane:
         float32 or uint8.
     step : float or None
         Quantisation step of floating-point pixels, in their own unit.
+    cards : tuple of (keyword, value, comment)
+        What this extension tells besides its name.
     """
 
     pixels: NDArray[Any]
     step: float | None = None
+    cards: tuple[Card, ...] = ()
 
 
 def write_image(
@@ -106,9 +109,11 @@ def write_image(
     """
     own = [value_card(*card) for card in cards if _tellable(card[1])]
     told = {keyword_of(card) for card in own}
+    told |= {card[0] for plane in planes.values() for card in plane.cards}
     parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary, told)])]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
+        header += [value_card(*card) for card in plane.cards if _tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
         parts += compressed_image(plane.pixels, header, plane.step)

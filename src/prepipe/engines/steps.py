@@ -213,6 +213,8 @@ def clean_pixels(
     corrupt = raw.corrupt_mask(layout)
     if corrupt is not None:
         flags.append("CORRUPT_TILES")
+    if raw.sum_fits is False:
+        flags.append("STALE_SUM")
     layout = masters.noisier(layout)
     frame = detrend(
         raw.pixels, layout, bias=masters.bias, flat=masters.flat, bad_pixels=corrupt, dead=dead

@@ -20,6 +20,7 @@ class _Figure:
     words: str
     unit: str
     decimals: int
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ _FIGURES = (
     _Figure("wcs_rms_mas", "astrometric residual", " mas", 0),
     _Figure("zero_point_scatter", "scatter of the zero point", " mag", 3),
     _Figure("ellipticity", "ellipticity of the stars", "", 2),
+    _Figure("extinction_mag", "light lost to clouds or airmass", " mag", 2, optional=True),
 )
 
 _STARS = frozenset({"seeing_arcsec", "ellipticity"})
@@ -54,6 +56,9 @@ _FLAGS = {
     "SATURATED_FRAME": _Meaning(_RED, "the whole frame is saturated", _ALL),
     "CORRUPT_PIXELS": _Meaning(_RED, "pixels are corrupt: send the raw file again"),
     "CORRUPT_TILES": _Meaning(_ORANGE, "some rows could not be decompressed and are masked"),
+    "STALE_SUM": _Meaning(
+        _YELLOW, "the raw file's checksum is not that of its pixels: changed or damaged?"
+    ),
     "PARTIAL_DEAD": _Meaning(_ORANGE, "part of the CCD is dead and masked"),
     "NO_OVERSCAN": _Meaning(_ORANGE, "no overscan in the frame: its level is not subtracted"),
     "NO_BIAS": _Meaning(_YELLOW, "no bias given, or none near enough in time: not subtracted"),
@@ -136,7 +141,7 @@ def _from_figures(reduction: Reduction, limits: Limits) -> Iterator[tuple[Colour
         value = _measured(getattr(reduction, figure.name))
         if value is not None:
             yield from _against_limits(figure, value, getattr(limits, figure.name))
-        else:
+        elif not figure.optional:
             yield Colour.ORANGE, f"{figure.words} could not be measured"
     zero_point = reduction.zero_point
     missing = zero_point is None or not math.isfinite(zero_point)
