@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from astropy.io import fits
 from sky_fields import DECAM, SHAPE, Field, grid_error_mas, make_field, nominal
 
 from prepipe.calibrate.astrometry import VETOES, AstrometrySettings, solve
+from prepipe.calibrate.flags import SourceFlag
 from prepipe.calibrate.refcat import ReferenceStars
+from prepipe.calibrate.sources import Sources
 from prepipe.calibrate.tpv import POWERS, Tpv, gnomonic
 from prepipe.engines.reference import load_reference
+from prepipe.engines.steps import _attempt
 
 SDSS = Tpv.from_header(
     {
@@ -278,6 +282,50 @@ def test_saturated_stars_missing_from_the_list_do_no_harm():
     assert grid_error_mas(solution.wcs, field.truth, SHAPE) < tolerance_mas(
         replace(field, source_star=field.source_star[kept], sigma=field.sigma[kept]), solution
     )
+
+
+def sources_of(field: Field, trail: int) -> Sources:
+    """The field's sources, and a saturated column of `trail` more, 20 pixels apart."""
+    columns = [
+        np.append(field.x, np.full(trail, 700.0)),
+        np.append(field.y, 300.0 + 20.0 * np.arange(trail)),
+        np.append(field.flux, np.full(trail, 1e6 * field.flux.max()))[:, None],
+        np.append(field.sigma, np.full(trail, 0.01)),
+        np.append(np.zeros(field.x.size, int), np.full(trail, int(SourceFlag.SATURATED))),
+    ]
+    x, y, flux, sigma, flags = columns
+    rest = dict.fromkeys(("xx", "yy", "xy", "half_light_radius", "peak", "snr"), np.ones(x.size))
+    return Sources(
+        x,
+        y,
+        flux,
+        flux,
+        position_sigma=sigma,
+        flags=flags,
+        radii_px=np.ones(1),
+        main_aperture=0,
+        **rest,
+    )
+
+
+def attempt(field: Field, sources: Sources):
+    layout = SimpleNamespace(trimmed_shape=field.shape)
+    return _attempt(sources, field.reference, field.nominal, layout, AstrometrySettings())
+
+
+@pytest.mark.parametrize("stars", [60, 900])
+def test_a_bleed_trail_does_not_speak_against_a_solution(stars):
+    field = make_field(12, stars)
+    solution = attempt(field, sources_of(field, 100))
+    assert solution.flags == ()
+    assert grid_error_mas(solution.wcs, field.truth, SHAPE) < tolerance_mas(field, solution)
+
+
+def test_where_all_but_a_few_stars_are_saturated_these_are_used():
+    field = make_field(13, 300, faint_per_star=0.0)
+    sources = sources_of(field, 0)
+    sources.flags[10:] = SourceFlag.SATURATED
+    assert attempt(field, sources).accepted
 
 
 def test_a_real_frame_is_solved_from_a_header_30_arcsec_off(shared_data):

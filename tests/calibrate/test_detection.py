@@ -134,13 +134,39 @@ def test_a_star_on_a_bad_column_is_detected_beside_it() -> None:
     assert peaks.x[0] in (49, 51)
 
 
-def test_a_bleeding_column_gives_few_peaks() -> None:
+def bleeding_columns(*columns: int) -> tuple[Field, np.ndarray]:
     image = noise((400, 60), 7)
-    image[20:380, 29:32] = 60_000 + noise((360, 3), 8) * 20
+    for column in columns:
+        image[20:380, column : column + 3] = 60_000 + noise((360, 3), 8) * 20
     field = Field(image, np.empty(0), np.empty(0), np.empty(0), SKY)
-    mask = np.where(image > 30_000, Mask.SATURATED, 0).astype(np.uint8)
-    # halos reach at most 90 pixels, but not all of that along a column: one in 20 rows is few
-    assert len(peaks_of(field, mask)) <= 18
+    return field, np.where(image > 30_000, Mask.SATURATED, 0).astype(np.uint8)
+
+
+def test_a_bleeding_column_is_one_source() -> None:
+    field, mask = bleeding_columns(29)
+    peaks = peaks_of(field, mask)
+    assert len(peaks) == 1
+    assert peaks.x[0] == pytest.approx(30, abs=1)
+
+
+def test_two_bleeding_columns_are_two_sources() -> None:
+    field, mask = bleeding_columns(12, 44)
+    assert sorted(peaks_of(field, mask).x.tolist()) == pytest.approx([13, 45], abs=1)
+
+
+def test_a_star_beside_a_bleeding_column_is_found() -> None:
+    field, mask = bleeding_columns(10)
+    star = render(
+        field.image.shape,
+        np.array([45.0]),
+        np.array([200.0]),
+        np.array([flux_of_snr(2000)]),
+        gaussian(FWHM),
+        sky=0.0,
+        rng=np.random.default_rng(9),
+    )
+    field.image[:] += star.image
+    assert sorted(peaks_of(field, mask).x.tolist()) == pytest.approx([11, 45], abs=1)
 
 
 def test_each_element_of_the_noise_mesh_holds_for_its_own_box() -> None:

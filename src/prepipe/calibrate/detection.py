@@ -2,7 +2,8 @@
 
 No segmentation map is made. A local maximum counts unless a brighter one nearby
 explains it: it lies inside that one's halo, and the smoothed image between the
-two has no significant dip. This needs a few milliseconds a CCD, and splits
+two has no significant dip. A star and its bleed trail, connected saturated pixels,
+are one source. This needs a few milliseconds a CCD, and splits
 blends at least as well as a tree of thresholds does for stars.
 """
 
@@ -127,6 +128,8 @@ def detect(
         np.float32(_SADDLE_SIGMA * noise_gain),
         moffat_core(_SMOOTHED_WIDTH * fwhm_px),
     )
+    if np.any(mask[peaks.y[kept], peaks.x[kept]] & _SATURATED):
+        _keep_highest_of_saturated(mask, peaks.y, peaks.x, order, kept)
     return _take(peaks, np.flatnonzero(kept))
 
 
@@ -300,6 +303,34 @@ def _prune(
                 noise = significance * np.sqrt(sky_variance + max(height[p], np.float32(0)))
                 kept[p] = dip >= noise and dip >= np.float32(_SADDLE_CONTRAST) * height[q]
     return kept
+
+
+@njit(cache=True)
+def _keep_highest_of_saturated(
+    mask: NDArray[np.uint8],
+    y: NDArray[np.int32],
+    x: NDArray[np.int32],
+    order: NDArray[np.int32],
+    kept: NDArray[np.bool_],
+) -> None:
+    """Of the peaks on connected saturated pixels (a star and its bleed trail) keep the highest."""
+    ny, nx = mask.shape
+    reached = np.zeros(mask.shape, np.bool_)
+    for p in order:
+        if not (kept[p] and mask[y[p], x[p]] & _SATURATED):
+            continue
+        if reached[y[p], x[p]]:
+            kept[p] = False
+            continue
+        reached[y[p], x[p]] = True
+        border = [(int(y[p]), int(x[p]))]
+        while border:
+            row, column = border.pop()
+            for j in range(max(0, row - 1), min(ny, row + 2)):
+                for i in range(max(0, column - 1), min(nx, column + 2)):
+                    if mask[j, i] & _SATURATED and not reached[j, i]:
+                        reached[j, i] = True
+                        border.append((j, i))
 
 
 @njit(cache=True)

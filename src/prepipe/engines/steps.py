@@ -319,10 +319,14 @@ def _attempt(
     layout: Layout,
     settings: AstrometrySettings,
 ) -> AstrometrySolution:
+    # A saturated star has a poor centre, and a bleed trail looks like a doubled exposure.
+    unfit = (sources.flags & (SourceFlag.NO_CENTROID | SourceFlag.SATURATED)) != 0
+    if np.count_nonzero(~unfit & (sources.flux > 0.0)) < 2 * settings.min_matches:
+        unfit = (sources.flags & SourceFlag.NO_CENTROID) != 0
     return solve(
         sources.x,
         sources.y,
-        np.where(sources.flags & SourceFlag.NO_CENTROID, np.nan, sources.flux),
+        np.where(unfit, np.nan, sources.flux),
         sources.position_sigma,
         stars,
         start,
