@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from astropy.table import Table
 from typer.testing import CliRunner
 
 from prepipe.cli import app
@@ -42,6 +43,8 @@ def test_masters_are_made_and_used(raw: Path, tmp_path: Path) -> None:
     code, told, _ = run("make-cals", *frames, "--out", tmp_path / "cals")
     assert code == 0
     assert [master["kind"] for master in told["masters"]] == ["zero", "dome-flat"]
+    # two frames of some 2.4 ADU read noise each, clipped against their median
+    assert 1.0 < told["masters"][0]["noise"] < 3.0
     (sky,) = (raw / "object").glob("*.fits.fz")
     words = ("--refcat", raw / "stars.fits", "--cals", tmp_path / "cals", "--out", tmp_path / "out")
     code, told, _ = run("calibrate", sky, *words)
@@ -49,6 +52,7 @@ def test_masters_are_made_and_used(raw: Path, tmp_path: Path) -> None:
     (ccd,) = told["ccds"]
     assert set(ccd) >= KEYS
     assert (ccd["ccd"], ccd["grade"], ccd["reasons"]) == (28, "green", [])
+    assert (ccd["file"], ccd["band"]) == (str(sky), "g")
     assert Path(ccd["product"]).is_file()
     assert Path(ccd["catalogue"]).is_file()
 
@@ -97,8 +101,63 @@ def test_the_same_exposure_twice_is_refused(raw: Path, tmp_path: Path) -> None:
         ("--camera", "palomar"),
         ("--camera", "nowhere.toml"),
         ("--config", "nowhere.toml"),
+        ("--columns", "ra"),
     ],
 )
 def test_wrong_use_exits_with_2(raw: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     (sky,) = (raw / "object").glob("*.fits.fz")
     assert run("calibrate", sky, "--out", tmp_path, *words)[0] == 2
+
+
+def test_a_truncated_file_is_named_and_its_intact_copy_is_calibrated(
+    raw: Path, tmp_path: Path
+) -> None:
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    cut = tmp_path / sky.name
+    cut.write_bytes(sky.read_bytes()[:-2880])
+    words = ("--refcat", raw / "stars.fits", "--out", tmp_path / "out")
+    code, told, _ = run("calibrate", cut, sky, *words)
+    assert code == 1
+    assert list(told["failed"]) == [str(cut)]
+    assert "truncated" in told["failed"][str(cut)]
+    assert [ccd["file"] for ccd in told["ccds"]] == [str(sky)]
+
+
+def test_zeros_and_dome_flats_are_not_calibrated(raw: Path, tmp_path: Path) -> None:
+    zero, flat = (next((raw / kind).glob("*.fits.fz")) for kind in ("zero", "dome-flat"))
+    code, told, _ = run("calibrate", zero, flat, "--out", tmp_path / "out")
+    assert (code, told["ccds"]) == (1, [])
+    assert told["failed"][str(zero)] == f"{zero}: this is a zero: combine it with make-cals"
+    assert "this is a dome flat: combine it with make-cals" in told["failed"][str(flat)]
+
+
+def test_columns_that_are_not_recognised_are_told_or_it_is_wrong_use(
+    raw: Path, tmp_path: Path
+) -> None:
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    stars = Table.read(raw / "stars.fits")
+    (magnitude,) = (
+        name for name in stars.colnames if name.lower() in ("g", "mag", "phot_g_mean_mag")
+    )
+    odd = Table({"alpha": stars["ra"], "delta": stars["dec"], "light": stars[magnitude]})
+    odd.write(tmp_path / "odd.csv")
+    words = ("calibrate", sky, "--refcat", tmp_path / "odd.csv", "--out", tmp_path / "out")
+    code, told, errors = run(*words)
+    assert (code, told) == (2, {})
+    assert "`[calibration] columns`" in errors
+    assert len(errors.splitlines()) == 1
+    code, told, _ = run(*words, "--columns", "ra=alpha,dec=delta,mag=light")
+    assert (code, told["ccds"][0]["wcs_matches"] > 50) == (0, True)
+
+
+def test_an_output_that_cannot_be_written_is_wrong_use(raw: Path) -> None:
+    frames = list((raw / "zero").glob("*.fz"))
+    assert run("make-cals", *frames, "--out", "/proc/cals")[0] == 2
+    assert run("calibrate", *frames, "--out", "/proc/products")[0] == 2
+
+
+def test_missing_frames_are_named_and_the_others_are_combined(raw: Path, tmp_path: Path) -> None:
+    frames = list((raw / "zero").glob("*.fz"))
+    code, told, errors = run("make-cals", "gone.fits", *frames, "--out", tmp_path / "cals")
+    assert (code, len(told["masters"])) == (1, 1)
+    assert "gone.fits: does not exist" in errors

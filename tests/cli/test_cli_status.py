@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from prepipe.files import sole_user
 from prepipe.model import Ccd, Colour, Exposure, Grade, Reduction, Stage
 from prepipe.store import CcdKey, Journal
 
@@ -62,6 +65,7 @@ def test_status_shows_both_ends_in_one_row(run, site_file, telescope, cluster, e
     assert answer.exit_code == 0
     (line,) = [line for line in answer.stdout.splitlines() if str(NUMBER) in line]
     assert "1 sent, 1 calibrated" in line
+    assert "ut200306" in line
     assert "1 yellow" in line
 
 
@@ -127,8 +131,75 @@ def test_watching_shows_it_again_until_interrupted(
 
     monkeypatch.setattr("prepipe.cli.status.time.sleep", look_twice)
     answer = run("status", "--config", site_file, "--watch")
-    assert answer.exit_code == 130
+    assert answer.exit_code == 0
     assert answer.stdout.count("2 calibrated") == 2 * 2  # the row and the summary
+
+
+def test_what_is_watched_begins_with_time_ends_totals_and_failures(
+    run, site_file, telescope, exposure, ccds, monkeypatch
+):
+    keys = telescope.add_exposure(exposure, ccds)
+    telescope.fail(keys[0], Stage.PACKED, "CCD 25 is all zero")
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prepipe.cli.status.time.sleep", interrupt)
+    with sole_user(site_file.parent / "telescope" / "push.lock"):
+        shown = run("status", "--config", site_file, "--watch").stdout
+    heading, summary = shown.splitlines()[:2]
+    assert "UTC" in heading
+    assert "push runs, ingest does not run" in heading
+    assert "1 exposures; CCDs: 1 found, 1 quarantined" in summary
+    assert shown.index("CCD 25 is all zero") < shown.index("latency s")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--exposure", 999), "no such exposure: 999"),
+        (("--night", "2020-03-06"), "no such night: ut200307; nights known: ut200306"),
+    ],
+)
+def test_what_the_journals_do_not_know_is_told_with_exit_1(
+    run, site_file, cluster, exposure, ccds, words, told
+):
+    calibrated(cluster, exposure, ccds)
+    answer = run("status", "--config", site_file, *words)
+    assert answer.exit_code == 1
+    assert told in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_status_of_one_exposure_shows_only_its_own_failures(
+    run, site_file, telescope, exposure, ccds
+):
+    telescope.add_exposure(exposure, ccds)
+    for name in ("DECam_00941420.copy.fits.fz", "DECam_00941421.fits.fz"):
+        telescope.remember_file(Path("/raw") / name, 0, 0, reason="empty file")
+    words = ("status", "--config", site_file, "--exposure", NUMBER, "--json")
+    (file,) = json.loads(run(*words).stdout)["files"]
+    assert file["path"] == "/raw/DECam_00941420.copy.fits.fz"
+
+
+def test_reasons_in_the_table_name_files_without_their_directories(run, site_file, telescope):
+    path = Path("/data_local/images/bad.fits")
+    reason = f"{path}: truncated; its twin is /data_local/old/bad.fits, 30 of 70 HDUs"
+    telescope.remember_file(path, 0, 0, reason=reason)
+    shown = run("status", "--config", site_file).stdout
+    assert shown.count("/data_local") == 1
+    assert "truncated; its twin is bad.fits, 30 of 70 HDUs" in shown
+    told = json.loads(run("status", "--config", site_file, "--json").stdout)
+    assert told["files"][0]["reason"] == reason
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_columns_says(run, site_file, cluster, exposure, ccds):
+    calibrated(cluster, exposure, ccds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "90")
+        shown = run("status", "--config", site_file).stdout
+    assert max(len(line) for line in shown.splitlines()) <= 90
+    assert NUMBER in [int(word) for word in shown.split() if word.isdigit()]
 
 
 def test_watching_as_json_is_wrong_use(run, site_file):
@@ -189,6 +260,32 @@ def test_retry_and_release_want_to_know_what(run, site_file):
     assert run("retry", NUMBER, "--stage", "sent", "--config", site_file).exit_code == 2
 
 
+def test_retry_takes_several_exposures_and_names_the_unknown_one(
+    run, site_file, telescope, exposure, ccds
+):
+    sent(telescope, exposure, ccds)
+    other = replace(exposure, number=NUMBER + 1, start=exposure.start + timedelta(minutes=1))
+    sent(telescope, other, ccds)
+    answer = run("retry", NUMBER, NUMBER + 1, 7, "--config", site_file)
+    assert answer.exit_code == 1
+    assert "no CCD of exposure 7" in answer.stderr
+    assert [row.stage for row in telescope.rows()] == [Stage.FOUND] * 4
+
+
+def test_retry_of_a_night_may_be_limited_to_what_had_no_masters(
+    run, site_file, cluster, exposure, ccds
+):
+    for key, flags in zip(
+        cluster.add_exposure(exposure, ccds, stage=Stage.LANDED), ((), ("NO_FLAT",)), strict=True
+    ):
+        reduction = Reduction(key.exposure, key.ccd, flags=flags)
+        cluster.calibrated(key, reduction, Grade(Colour.GREEN), 1.0)
+    words = ("--no-masters", "--config", site_file)
+    assert run("retry", "--night", "ut200307", *words).exit_code == 1
+    assert run("retry", "--night", "ut200306", *words).exit_code == 0
+    assert stages(cluster) == {25: "calibrated", 31: "landed"}
+
+
 def test_release_lets_a_ccd_go_on_from_where_it_failed(run, site_file, telescope, exposure, ccds):
     (key, other) = telescope.add_exposure(exposure, ccds)
     telescope.advance(key, Stage.PACKED)
@@ -204,6 +301,16 @@ def test_release_forgets_a_quarantined_file(run, site_file, telescope, name):
     telescope.remember_file(Path("/raw/worse.fits"), 0, 0, reason="empty file")
     assert run("release", name, "--config", site_file).exit_code == 0
     assert [file.path for file in telescope.quarantined_files()] == ["/raw/worse.fits"]
+
+
+@pytest.mark.parametrize("words", [("bad.fits",), ("--all",)])
+def test_release_of_a_file_that_was_removed_drops_its_entry(run, site_file, telescope, words):
+    telescope.remember_file(Path("/raw/bad.fits"), 0, 0, reason="empty file")
+    answer = run("release", *words, "--config", site_file)
+    assert answer.exit_code == 0
+    assert "/raw/bad.fits: does not exist any more, is forgotten" in answer.stdout
+    assert telescope.quarantined_files() == []
+    assert "/raw/bad.fits" not in run("status", "--config", site_file).stdout
 
 
 def test_release_all_empties_the_quarantine_of_both_ends(

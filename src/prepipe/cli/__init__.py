@@ -21,6 +21,7 @@ MODULES = (
     "simulate",
     "packets",
     "run",
+    "masters",
     "calibrate",
     "look",
     "status",

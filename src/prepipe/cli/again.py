@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,18 +12,23 @@ import typer
 
 from prepipe.cli.app import add_command
 from prepipe.cli.journals import FINISHED, Journals, open_journals
-from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
+from prepipe.cli.masters import lacks_masters
+from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
 from prepipe.cli.output import Failures, print_json
 from prepipe.errors import ConfigError
 from prepipe.model import Stage
 
 if TYPE_CHECKING:
+    from prepipe.model import Night
     from prepipe.store import CcdKey, CcdRow, Journal
 
 __all__ = ["register"]
 
 BEGINNING = {"telescope": Stage.FOUND, "cluster": Stage.LANDED}
 """Where the work of each end begins."""
+
+GONE = "gone"
+"""What becomes of a quarantined file that was removed meanwhile: its entry goes, too."""
 
 Ccd = Annotated[int | None, typer.Option("--ccd", help="Only this CCD.")]
 All = Annotated[bool, typer.Option("--all", help="Whatever there is.")]
@@ -41,8 +47,17 @@ class _Change:
 
 
 def retry(
-    exposure: Annotated[int | None, typer.Argument(help="Exposure number.")] = None,
+    exposures: Annotated[
+        list[int] | None, typer.Argument(metavar="[EXPOSURE]...", help="Exposure numbers.")
+    ] = None,
     ccd: Ccd = None,
+    night: Annotated[
+        str | None, typer.Option("--night", help="All of this night: YYYY-MM-DD or utYYMMDD.")
+    ] = None,
+    no_masters: Annotated[
+        bool,
+        typer.Option("--no-masters", help="Only CCDs that were calibrated without bias or flat."),
+    ] = False,
     stage: Annotated[
         str | None,
         typer.Option(
@@ -60,28 +75,57 @@ def retry(
 
     A running `push` or `ingest` takes them up; otherwise the next one does.
     """
-    if exposure is None and not everything:
-        raise ConfigError("retry what? name an exposure, or say --all")
+    if not exposures and night is None and not everything:
+        raise ConfigError("retry what? name exposures or a --night, or say --all")
     if stage is not None and stage not in BEGINNING.values():
         raise ConfigError(f"--stage {stage}: work begins again at found or at landed")
     site = read_site(config)
+    of_night = read_night(night)
+    failures = Failures()
     with open_journals(site) as journals:
-        changes = list(_retries(journals, stage, exposure, ccd))
-        if not changes:
-            _nothing("is finished or in quarantine", exposure, ccd)
+        changes: list[_Change] = []
+        numbers: Sequence[int | None] = list(dict.fromkeys(exposures or ())) or (None,)
+        for exposure in numbers:
+            wanted = _Wanted(exposure, ccd, of_night, no_masters)
+            found = list(_retries(journals, stage, wanted))
+            changes += found
+            if not found:
+                state = "was calibrated without masters" if no_masters else _FINISHED
+                failures.add(str(exposure or night or "--all"), f"{wanted.named} {state}")
         _carry_out(changes, dry_run=dry_run, as_json=as_json)
+    failures.finish()
 
 
-def _retries(
-    journals: Journals, stage: str | None, exposure: int | None, ccd: int | None
-) -> Iterator[_Change]:
+_FINISHED = "is finished or in quarantine"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which CCDs shall be worked on again; None leaves it open."""
+
+    exposure: int | None
+    ccd: int | None
+    night: Night | None
+    no_masters: bool
+
+    def rows(self, journal: Journal, *stages: Stage) -> list[CcdRow]:
+        found = journal.rows(*stages, exposure=self.exposure, ccd=self.ccd, night=self.night)
+        return [row for row in found if lacks_masters(row) or not self.no_masters]
+
+    @property
+    def named(self) -> str:
+        what = "nothing" if self.exposure is None else f"no CCD of exposure {self.exposure}"
+        return what if self.ccd is None else f"{what} with number {self.ccd}"
+
+
+def _retries(journals: Journals, stage: str | None, wanted: _Wanted) -> Iterator[_Change]:
     arrived: set[CcdKey] = set()
     if journals.cluster is not None and stage is None:
-        arrived = {row.key for row in journals.cluster.rows(exposure=exposure, ccd=ccd)}
+        arrived = {row.key for row in wanted.rows(journals.cluster)}
     for end, journal in journals.present.items():
         if stage not in (None, BEGINNING[end]):
             continue
-        for row in journal.rows(*FINISHED[end], exposure=exposure, ccd=ccd):
+        for row in wanted.rows(journal, *FINISHED[end]):
             # What has arrived crosses once more only if that is asked for.
             if end == "cluster" or row.key not in arrived:
                 yield _retry_change(end, journal, row)
@@ -167,18 +211,17 @@ def _file_change(end: str, journal: Journal, path: Path) -> _Change:
         end=end,
         name=str(path),
         was=Stage.QUARANTINED.value,
-        to="new",
+        to="new" if os.path.lexists(path) else GONE,
         carry_out=lambda: journal.forget_file(path),
     )
 
 
-def _nothing(state: str, exposure: int | None, ccd: int | None) -> None:
-    what = "nothing" if exposure is None else f"no CCD of exposure {exposure}"
-    if ccd is not None:
-        what += f" with number {ccd}"
-    failures = Failures()
-    failures.add(str(exposure or "--all"), f"{what} {state}")
-    failures.finish()
+def _sentence(change: _Change, *, dry_run: bool) -> str:
+    if change.to == GONE:
+        would = "would be" if dry_run else "is"
+        return f"{change.name}: does not exist any more, {would} forgotten at the {change.end}"
+    would = "would go" if dry_run else "goes"
+    return f"{change.name}: {would} back to {change.to} at the {change.end}"
 
 
 def _carry_out(changes: Iterable[_Change], *, dry_run: bool, as_json: bool) -> None:
@@ -188,8 +231,7 @@ def _carry_out(changes: Iterable[_Change], *, dry_run: bool, as_json: bool) -> N
             change.carry_out()
         done.append({"end": change.end, "name": change.name, "was": change.was, "to": change.to})
         if not as_json:
-            would = "would go" if dry_run else "goes"
-            typer.echo(f"{change.name}: {would} back to {change.to} at the {change.end}")
+            typer.echo(_sentence(change, dry_run=dry_run))
     if as_json:
         print_json({"dry_run": dry_run, "changes": done})
 
@@ -200,7 +242,8 @@ def register(app: typer.Typer) -> None:
         app,
         retry,
         "prepipe retry 941420 --ccd 25",
-        "prepipe retry 941420 --stage found",
+        "prepipe retry 941420 941421 --stage found",
+        "prepipe retry --night ut200306 --no-masters",
     )
     add_command(
         app,

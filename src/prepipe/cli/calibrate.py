@@ -1,4 +1,4 @@
-"""`prepipe calibrate` and `prepipe make-cals`: the cluster's work on files at hand."""
+"""`prepipe calibrate`: the cluster's work on files at hand."""
 
 from __future__ import annotations
 
@@ -9,39 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.options import Json, read_site
+from prepipe.cli.options import CameraName, Json, OptionalConfig, site_of, writable
 from prepipe.cli.output import Failures, number, print_json, print_table
 from prepipe.cli.progress import progress
 from prepipe.errors import ConfigError, InputError, PrepipeError
+from prepipe.model import Kind
 
 if TYPE_CHECKING:
-    from prepipe.config import Site
+    from prepipe.cameras import Camera
+    from prepipe.config import Calibration, Site
     from prepipe.engines.base import Order, Outcome
-    from prepipe.engines.masters import MadeMaster
+    from prepipe.model import Exposure
 
-__all__ = ["calibrate", "make_cals", "register"]
+__all__ = ["register"]
 
-OptionalConfig = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Take camera, catalogue and limits from these settings."),
-]
-CameraName = Annotated[
-    str | None, typer.Option(help="decam, or a .toml file that describes a camera.")
-]
+PACKET = ".packet"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add the command of this module."""
     add_command(
         app,
         calibrate,
         "prepipe calibrate DECam_00941420.fits.fz --refcat gaia.fits --cals cals --out products",
-    )
-    add_command(
-        app,
-        make_cals,
-        "prepipe make-cals zeros/*.fits.fz flats/*.fits.fz --out cals",
-        "prepipe make-cals 2020-03-05 --config prepipe.toml",
+        "prepipe calibrate *.packet --refcat stars.csv --columns ra=RA_J2000,dec=DE_J2000 --out p",
     )
 
 
@@ -50,6 +41,12 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Where the products go.")],
     refcat: Annotated[
         Path | None, typer.Option(help="Star catalogue: FITS, CSV or Parquet.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of the catalogue that are not recognised: ra=RA_J2000,mag=rmag."
+        ),
     ] = None,
     cals: Annotated[
         Path | None, typer.Option(help="Masters made by make-cals; without, none is applied.")
@@ -60,14 +57,12 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Calibrate raw exposures or packets, without journal or queue."""
-    site = _site(config, camera)
+    site = site_of(config, camera)
+    settings = _calibration(site, refcat, columns)
+    if cals is not None and not cals.exists():
+        raise ConfigError(f"the directory of masters, {cals}, does not exist")
+    writable(out, "--out")
     failures = Failures()
-    settings = site.calibration
-    if refcat is not None:
-        _must_exist(refcat, "the star catalogue")
-        settings = settings.model_copy(update={"reference": refcat})
-    if cals is not None:
-        _must_exist(cals, "the directory of masters")
     base = {
         "camera": site.camera,
         "calibration": settings,
@@ -76,114 +71,91 @@ def calibrate(
         "calibrations": cals,
     }
     orders = list(_orders(files, base, failures))
-    outcomes = []
+    done: list[tuple[Order, Outcome]] = []
     with progress("calibrating", len(orders)) as advance:
         for order, outcome in _carried_out(orders, workers):
             name = order.source.name if order.hdu is None else f"{order.source}[{order.hdu}]"
             if isinstance(outcome, PrepipeError):
                 failures.add(name, outcome)
             else:
-                outcomes.append(outcome)
+                done.append((order, outcome))
             advance(name)
-    outcomes.sort(key=lambda outcome: (outcome.exposure.number, outcome.ccd.number))
+    done.sort(key=lambda pair: (pair[1].exposure.number, pair[1].ccd.number))
     if json:
-        print_json({"ccds": [_as_json(o) for o in outcomes], "failed": failures.reasons})
-    else:
-        _show(outcomes)
+        print_json({"ccds": [_as_json(*pair) for pair in done], "failed": failures.reasons})
+    elif done:
+        _show([outcome for _, outcome in done])
     failures.finish()
 
 
-def make_cals(
-    raw: Annotated[
-        list[str], typer.Argument(help="Raw zeros and dome flats or packets of them; or a night.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Where the masters go; a night's go where the site says.")
-    ] = None,
-    camera: CameraName = None,
-    config: OptionalConfig = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be made.")] = False,
-    json: Json = False,
-) -> None:
-    """Combine zeros and dome flats into masters, one a CCD, band and night."""
-    from prepipe.cameras import load_camera  # noqa: PLC0415
-    from prepipe.engines.masters import gather, make_master  # noqa: PLC0415
+def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibration:
+    """How to calibrate; a catalogue that no CCD could use is found out here, not CCD by CCD."""
+    from prepipe.engines.reference import load_reference  # noqa: PLC0415
 
-    night = _as_night(raw)
-    if night is not None and config is None:
-        config = Path("prepipe.toml")
-    site = _site(config, camera)
-    sources = _packets_of(site, night) if night is not None else [Path(name) for name in raw]
-    root = out or (site.cluster.calibrations if night is not None else None)
-    if root is None:
-        raise ConfigError("say with --out where the masters go")
-    failures = Failures()
-    instrument = load_camera(site.camera)
-    groups, unusable = gather(sources, instrument)
-    for source, reason in unusable.items():
-        failures.add(source, reason)
-    made: list[MadeMaster] = []
-    if not dry_run:
-        with progress("combining", len(groups)) as advance:
-            for group in groups:
-                name = f"{group.kind} {group.band} CCD {group.ccd} {group.night.ut_name}"
-                try:
-                    made.append(make_master(group, root, instrument))
-                except InputError as error:
-                    failures.add(name, error)
-                advance(name)
-    for master in made:
-        for reason in master.left_out:
-            failures.add(master.path.name, reason)
-    shown = (
-        [(g.kind, g.band, g.ccd, g.night.ut_name, len(g.frames), "-", "-") for g in groups]
-        if dry_run
-        else [_master_row(master) for master in made]
-    )
-    columns = ("kind", "band", "ccd", "night", "frames", "noise", "path")
-    if json:
-        rows = [dict(zip(columns, row, strict=True)) for row in shown]
-        print_json({"masters": rows, "failed": failures.reasons})
-    else:
-        print_table(("kind", "band", ">ccd", "night", ">frames", ">noise", "path"), shown)
-    failures.finish()
+    settings = site.calibration
+    if refcat is not None:
+        settings = settings.model_copy(update={"reference": refcat, "columns": {}})
+    if columns is not None:
+        settings = settings.model_copy(update={"columns": _column_names(columns)})
+    if settings.reference is None:
+        return settings
+    if not settings.reference.exists():
+        raise ConfigError(f"the star catalogue, {settings.reference}, does not exist")
+    try:
+        load_reference(settings.reference, columns=settings.columns)
+    except ConfigError as error:
+        if "column" not in str(error):
+            raise
+        raise ConfigError(
+            f"{error}, with `[calibration] columns` or --columns ra=RA_J2000,mag=rmag"
+        ) from error
+    return settings
 
 
-def _site(config: Path | None, camera: str | None) -> Site:
-    from prepipe.config import Site  # noqa: PLC0415
-
-    site = Site() if config is None else read_site(config)
-    return site if camera is None else site.model_copy(update={"camera": camera})
-
-
-def _must_exist(path: Path, what: str) -> None:
-    if not path.exists():
-        raise ConfigError(f"{what}, {path}, does not exist")
+def _column_names(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(what.strip() and name.strip() for what, _, name in pairs):
+        raise ConfigError(f"--columns {text}: write it like ra=RA_J2000,mag=rmag")
+    return {what.strip(): name.strip() for what, _, name in pairs}
 
 
 def _orders(files: list[Path], base: dict[str, Any], failures: Failures) -> Iterator[Order]:
     from prepipe.cameras import load_camera  # noqa: PLC0415
     from prepipe.engines.base import Order  # noqa: PLC0415
-    from prepipe.engines.raw import list_ccds, read_exposure  # noqa: PLC0415
 
     camera = load_camera(base["camera"])
     seen: dict[str, Path] = {}
-    for path in files:
-        if path.suffix == ".packet":
-            yield Order(source=path, **base)
-            continue
+    for path in dict.fromkeys(files):
         try:
-            found = list_ccds(path, camera)
-            exposure = read_exposure(path, camera)
+            exposure, hdus = _looked_into(path, camera)
         except PrepipeError as error:
             failures.add(path, error)
             continue
         name = f"{exposure.name} {exposure.band}"
-        if seen.setdefault(name, path) != path:
+        if path.suffix != PACKET and seen.setdefault(name, path) != path:
             failures.add(path, f"exposure {exposure.number} was given already, as {seen[name]}")
             continue
-        for hdu, _ in found:
+        for hdu in hdus:
             yield Order(source=path, hdu=hdu, **base)
+
+
+def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[int | None]]:
+    """The exposure of a file, and the HDUs of its CCDs; a packet has one CCD and no HDUs."""
+    from prepipe.codec.fits_bytes import scan_fits  # noqa: PLC0415
+    from prepipe.codec.packet import read_header  # noqa: PLC0415
+    from prepipe.engines.raw import list_ccds, read_exposure  # noqa: PLC0415
+
+    hdus: list[int | None] = [None]
+    if path.suffix == PACKET:
+        exposure = read_header(path).exposure
+    else:
+        scan_fits(path)
+        hdus = [hdu for hdu, _ in list_ccds(path, camera)]
+        exposure = read_exposure(path, camera)
+    if exposure.kind in (Kind.ZERO, Kind.DOME_FLAT):
+        kind = exposure.kind.value.replace("-", " ")
+        raise InputError(f"{path}: this is a {kind}: combine it with make-cals")
+    return exposure, hdus
 
 
 def _carried_out(
@@ -214,9 +186,11 @@ def _carried_out(
         compute.close()
 
 
-def _as_json(outcome: Outcome) -> dict[str, Any]:
+def _as_json(order: Order, outcome: Outcome) -> dict[str, Any]:
     found = outcome.reduction
     return {
+        "file": order.source,
+        "band": outcome.exposure.band,
         "exposure": found.exposure,
         "ccd": found.ccd,
         "grade": outcome.grade.colour,
@@ -262,41 +236,3 @@ def _show(outcomes: list[Outcome]) -> None:
         for o in outcomes
     ]
     print_table(columns, rows)
-
-
-def _as_night(words: list[str]) -> Any:
-    from prepipe.model import Night  # noqa: PLC0415
-
-    if len(words) != 1 or Path(words[0]).exists():
-        return None
-    try:
-        return Night.parse(words[0])
-    except ValueError:
-        return None
-
-
-def _packets_of(site: Site, night: Any) -> list[Path]:
-    from prepipe.model import Kind  # noqa: PLC0415
-    from prepipe.store import Journal  # noqa: PLC0415
-
-    journal = Journal(site.cluster.work / "journal.sqlite")
-    rows = journal.rows(night=night)
-    journal.close()
-    kinds = (Kind.ZERO, Kind.DOME_FLAT)
-    found = [Path(row.packet) for row in rows if row.exposure.kind in kinds and row.packet]
-    if not found:
-        raise ConfigError(f"no zeros or dome flats of the night {night} have landed here")
-    return found
-
-
-def _master_row(master: MadeMaster) -> tuple[object, ...]:
-    group = master.group
-    return (
-        group.kind,
-        group.band,
-        group.ccd,
-        group.night.ut_name,
-        master.used,
-        number(master.noise, 4),
-        master.path,
-    )

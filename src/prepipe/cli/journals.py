@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,14 +51,25 @@ class Journals:
         return {end: journal for end, journal in ends.items() if journal is not None}
 
     def status(self, exposure: int | None = None, night: Night | None = None) -> NightStatus:
-        """Where everything is."""
+        """Where everything is.
+
+        Parameters
+        ----------
+        exposure : int, optional
+            Only this one; of the files in quarantine, those whose name has its number.
+        night : Night, optional
+            Only this one; a file in quarantine may be of any.
+        """
         from prepipe.store.status import night_status  # noqa: PLC0415
 
         rows = {
             end: journal.rows(exposure=exposure, night=night)
             for end, journal in self.present.items()
         }
-        files = {end: journal.quarantined_files() for end, journal in self.present.items()}
+        files = {
+            end: [file for file in journal.quarantined_files() if _is_about(file.path, exposure)]
+            for end, journal in self.present.items()
+        }
         return night_status(
             rows.get("telescope", ()),
             rows.get("cluster", ()),
@@ -81,6 +93,11 @@ def open_journals(site: Site) -> Iterator[Journals]:
     finally:
         for journal in journals.present.values():
             journal.close()
+
+
+def _is_about(path: str, exposure: int | None) -> bool:
+    numbers = re.findall(r"[0-9]+", Path(path).name)
+    return exposure is None or any(int(number) == exposure for number in numbers)
 
 
 def _opened(work: Path) -> Journal | None:

@@ -14,14 +14,33 @@ from prepipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from prepipe.config import Site
+    from prepipe.model import Night
 
-__all__ = ["DEFAULT_CONFIG", "Config", "Json", "number_list", "read_site", "writable"]
+__all__ = [
+    "DEFAULT_CONFIG",
+    "CameraName",
+    "Config",
+    "Json",
+    "OptionalConfig",
+    "number_list",
+    "read_night",
+    "read_site",
+    "site_of",
+    "writable",
+]
 
 DEFAULT_CONFIG = Path("prepipe.toml")
 
 Config = Annotated[
     Path,
     typer.Option("--config", "-c", help="The site's settings.", envvar="PREPIPE_CONFIG"),
+]
+OptionalConfig = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Take camera, catalogue and limits from these settings."),
+]
+CameraName = Annotated[
+    str | None, typer.Option(help="decam, or a .toml file that describes a camera.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
@@ -37,6 +56,41 @@ def read_site(config: Path) -> Site:
     from prepipe.config import Site  # noqa: PLC0415
 
     return Site.read(config)
+
+
+def read_night(text: str | None) -> Night | None:
+    """Read what ``--night`` says; None if nothing.
+
+    Raises
+    ------
+    ConfigError
+        If it is no night.
+    """
+    from prepipe.model import Night  # noqa: PLC0415
+
+    try:
+        return None if text is None else Night.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--night: {error}") from error
+
+
+def site_of(config: Path | None, camera: str | None) -> Site:
+    """Settings of a command that needs none: those of a file, or the defaults.
+
+    Parameters
+    ----------
+    config : Path or None
+    camera : str or None
+        Taken instead of what the settings say.
+
+    Raises
+    ------
+    ConfigError
+    """
+    from prepipe.config import Site  # noqa: PLC0415
+
+    site = Site() if config is None else read_site(config)
+    return site if camera is None else site.model_copy(update={"camera": camera})
 
 
 def writable(directory: Path, option: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Failures", "console", "make_table", "number", "plain", "print_json", "print_table"]
 
 PIPE_WIDTH = 1000
-"""Columns of a table that goes into a pipe or file, where nobody should meet cut lines."""
+"""Columns of a table that goes into a pipe or file, unless COLUMNS tells."""
 
 
 def plain(value: Any) -> Any:
@@ -58,11 +59,12 @@ def number(value: float | None, digits: int = 2, unit: str = "") -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The console of the stream as it is now, wide enough when it is no terminal."""
+    """The console of the stream as it is now; no terminal is as wide as COLUMNS says, or very."""
     from rich.console import Console  # noqa: PLC0415
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
+    told = os.environ.get("COLUMNS", "")
+    width = None if stream.isatty() else int(told) if told.isdigit() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
 
 

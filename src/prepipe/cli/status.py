@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prepipe.cli.app import add_command
-from prepipe.cli.journals import Journals, open_journals
-from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
+from prepipe.cli.app import FAILED, add_command
+from prepipe.cli.journals import INGEST_LOCK, PUSH_LOCK, Journals, open_journals
+from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
 from prepipe.cli.output import console, make_table, number, print_json
 from prepipe.errors import ConfigError
+from prepipe.files import is_in_use
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from prepipe.config import Site
     from prepipe.model import Night
     from prepipe.store.status import CcdStatus, ExposureStatus, NightStatus, Spread
 
@@ -25,10 +28,12 @@ __all__ = ["exposure_table", "register", "status_json"]
 
 REFRESH_S = 2.0
 REST = 4.0
-OTHER_ROWS = 16
+OTHER_ROWS = 30
 """Lines of the screen that the other tables take."""
 FEWEST_ROWS = 5
 LONGEST_LIST = 20
+MOST_FAILURES = 5
+"""Of each list while the screen is watched."""
 
 
 def status(
@@ -46,12 +51,13 @@ def status(
 ) -> None:
     """Show where every exposure is, what failed and why, and the latency of each stage.
 
-    The journals of both ends are seen as one, as far as they lie on this machine.
+    The journals of both ends are seen as one, as far as they lie on this machine. An exposure or
+    night that they do not know is told, with exit code 1.
     """
     if watch and as_json:
         raise ConfigError("--watch is for people and --json for machines: choose one")
     site = read_site(config)
-    wanted = _night(night)
+    wanted = read_night(night)
     with open_journals(site) as journals:
         if not journals.present:
             typer.echo(
@@ -59,39 +65,57 @@ def status(
                 "start `prepipe push` or `prepipe ingest`",
                 err=True,
             )
+        if watch:
+            _watch(site, journals, exposure, wanted)
+            return
+        found, ccds = journals.status(exposure, wanted), exposure is not None
+        unknown = not found.exposures and (ccds or wanted is not None)
         if as_json:
-            print_json(status_json(journals.status(exposure, wanted), ccds=exposure is not None))
-        elif watch:
-            _watch(journals, exposure, wanted)
-        else:
-            console().print(_view(journals.status(exposure, wanted), ccds=exposure is not None))
+            print_json(status_json(found, ccds=ccds))
+        elif not unknown or found.files:
+            console().print(_view(found, ccds=ccds))
+        if unknown:
+            typer.echo(_missing(journals, exposure, wanted), err=True)
+            raise typer.Exit(FAILED)
 
 
-def _night(text: str | None) -> Night | None:
-    from prepipe.model import Night  # noqa: PLC0415
-
-    try:
-        return None if text is None else Night.parse(text)
-    except ValueError as error:
-        raise ConfigError(f"--night: {error}") from error
-
-
-def _watch(journals: Journals, exposure: int | None, night: Night | None) -> None:
+def _watch(site: Site, journals: Journals, exposure: int | None, night: Night | None) -> None:
     from rich.live import Live  # noqa: PLC0415
 
     screen = console()
     newest = max(FEWEST_ROWS, screen.height - OTHER_ROWS) if screen.is_terminal else None
     terminal = Live(console=screen, auto_refresh=False, screen=True)
-    with terminal if screen.is_terminal else nullcontext():
+    with suppress(KeyboardInterrupt), terminal if screen.is_terminal else nullcontext():
         while True:
             begun = time.monotonic()
-            view = _view(journals.status(exposure, night), ccds=exposure is not None, newest=newest)
+            found = journals.status(exposure, night)
+            view = _watched(_heading(site), found, ccds=exposure is not None, newest=newest)
             if screen.is_terminal:
                 terminal.update(view, refresh=True)
             else:
                 screen.print(view)
             # A long night takes a second to read: that must not become all that this machine does.
             time.sleep(max(REFRESH_S, REST * (time.monotonic() - begun)))
+
+
+def _heading(site: Site) -> str:
+    """The time, and which ends are at work on this machine."""
+    locks = {
+        "push": site.telescope.work / PUSH_LOCK,
+        "ingest": site.cluster.work / INGEST_LOCK,
+    }
+    ends = [f"{end} {'runs' if is_in_use(lock) else 'does not run'}" for end, lock in locks.items()]
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    return f"{stamp}; on this machine {', '.join(ends)}"
+
+
+def _missing(journals: Journals, exposure: int | None, night: Night | None) -> str:
+    """That nothing is known of what was asked for."""
+    nights = sorted({row.exposure.night for j in journals.present.values() for row in j.rows()})
+    known = f"; nights known: {', '.join(each.ut_name for each in nights)}" if nights else ""
+    if exposure is None:
+        return f"no such night: {night.ut_name if night else ''}{known}"
+    return f"no such exposure: {exposure}{'' if night is None else f' in {night.ut_name}'}{known}"
 
 
 def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
@@ -158,6 +182,7 @@ def exposure_table(found: NightStatus, *, newest: int | None = None) -> Table:
     rows = [
         (
             exposure.exposure.number,
+            exposure.exposure.night.ut_name,
             exposure.exposure.field,
             exposure.exposure.band,
             exposure.exposure.kind.value,
@@ -168,7 +193,10 @@ def exposure_table(found: NightStatus, *, newest: int | None = None) -> Table:
         )
         for exposure in shown
     ]
-    columns = (">exposure", "field", "band", "kind", ">CCDs", "stages", "grades", ">latency s")
+    columns = (
+        *(">exposure", "night", "field", "band", "kind", ">CCDs", "stages", "grades"),
+        ">latency s",
+    )
     return make_table(columns, rows)
 
 
@@ -176,18 +204,35 @@ def _counts(counts: Any) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "-"
 
 
-def _view(found: NightStatus, *, ccds: bool, newest: int | None = None) -> Group:
+def _view(found: NightStatus, *, ccds: bool) -> Group:
+    """What is most important stands last, just above the prompt."""
     from rich.console import Group  # noqa: PLC0415
 
-    parts: list[Any] = [exposure_table(found, newest=newest)]
+    tables = [exposure_table(found)]
     if ccds:
-        parts.append(_ccd_table(found))
+        tables.append(_ccd_table(found))
+    return Group(*tables, *_failures(found, LONGEST_LIST), _latency_table(found), _summary(found))
+
+
+def _watched(heading: str, found: NightStatus, *, ccds: bool, newest: int | None) -> Group:
+    """What is most important stands first, where no screen is too low for it."""
+    from rich.console import Group  # noqa: PLC0415
+
+    longest = LONGEST_LIST if newest is None else MOST_FAILURES
+    tables = [exposure_table(found, newest=newest)]
+    if ccds:
+        tables.insert(0, _ccd_table(found))
+    told = _failures(found, longest)
+    return Group(heading, _summary(found), *told, *tables, _latency_table(found))
+
+
+def _failures(found: NightStatus, longest: int) -> list[Table]:
+    tables = []
     if found.failing:
-        parts.append(_failing_table(found))
+        tables.append(_failing_table(found, longest))
     if found.files:
-        parts.append(_file_table(found))
-    parts += [_latency_table(found), _summary(found)]
-    return Group(*parts)
+        tables.append(_file_table(found, longest))
+    return tables
 
 
 def _ccd_table(found: NightStatus) -> Table:
@@ -206,12 +251,12 @@ def _ccd_table(found: NightStatus) -> Table:
     return make_table((">CCD", "stage", "grade", "because", ">latency s", "product"), rows)
 
 
-def _failing_table(found: NightStatus) -> Table:
+def _failing_table(found: NightStatus, longest: int) -> Table:
     rows = [
-        (ccd.key.exposure, ccd.key.ccd, ccd.end, _fate(ccd), ccd.tries, ccd.reason)
-        for ccd in found.failing[:LONGEST_LIST]
+        (ccd.key.exposure, ccd.key.ccd, ccd.end, _fate(ccd), ccd.tries, _short(ccd.reason))
+        for ccd in found.failing[:longest]
     ]
-    title = f"CCDs that failed{_of(len(found.failing))}"
+    title = f"CCDs that failed{_of(len(found.failing), longest)}"
     return make_table((">exposure", ">CCD", "at", "now", ">tries", "why"), rows, title)
 
 
@@ -220,13 +265,22 @@ def _fate(ccd: CcdStatus) -> str:
     return f"{ccd.stage.value}{after}"
 
 
-def _file_table(found: NightStatus) -> Table:
-    rows = [(file.end, file.path, file.reason) for file in found.files[:LONGEST_LIST]]
-    return make_table(("at", "file", "why"), rows, f"files in quarantine{_of(len(found.files))}")
+def _file_table(found: NightStatus, longest: int) -> Table:
+    rows = [
+        (file.end, file.path, _short(file.reason.removeprefix(f"{file.path}: ")))
+        for file in found.files[:longest]
+    ]
+    title = f"files in quarantine{_of(len(found.files), longest)}"
+    return make_table(("at", "file", "why"), rows, title)
 
 
-def _of(total: int) -> str:
-    return f" ({LONGEST_LIST} of {total}; all with --json)" if total > LONGEST_LIST else ""
+def _short(reason: str) -> str:
+    """A reason in which files go by their names alone; --json has the paths."""
+    return re.sub(r"(?<![^\s'\"(])(?:/[^/\s:;,'\"]+)+/(?=[^/\s])", "", reason)
+
+
+def _of(total: int, longest: int) -> str:
+    return f" ({longest} of {total}; all with --json)" if total > longest else ""
 
 
 def _latency_table(found: NightStatus) -> Table:
