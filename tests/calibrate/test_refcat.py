@@ -81,6 +81,44 @@ def test_errors_motions_colours_and_other_bands_are_found():
     assert found.colour == ("g", "r")
 
 
+@pytest.mark.parametrize(
+    ("table", "colour", "gaia"),
+    [
+        ("ra dec phot_g_mean_mag bp_rp", ("bp_rp",), True),
+        ("ra dec Gmag BP-RP", ("BP-RP",), True),
+        ("ra dec Gmag BPmag RPmag g_r", ("BPmag", "RPmag"), True),
+        (
+            "ra dec phot_g_mean_abmag phot_bp_mean_abmag phot_rp_mean_abmag",
+            ("phot_bp_mean_abmag", "phot_rp_mean_abmag"),
+            True,
+        ),
+        ("ra dec phot_g_mean_mag g_r", ("g_r",), False),
+        ("ra dec phot_g_mean_mag", (), False),
+        ("ra dec g r", ("g", "r"), False),
+        ("ra dec mag bp_rp", ("bp_rp",), False),
+    ],
+)
+def test_gaia_is_its_g_together_with_its_colour_and_nothing_else(table, colour, gaia):
+    found = recognise_columns(names(table), band="i")
+    assert (found.colour, found.gaia) == (colour, gaia)
+
+
+def test_gaias_g_is_no_band_of_an_exposure_even_if_mapped():
+    table = names("ra dec phot_g_mean_mag bp_rp")
+    found = recognise_columns(table, {"mag": "phot_g_mean_mag"}, "g")
+    assert (found.in_band, found.gaia) == (False, True)
+
+
+def test_gaia_magnitudes_of_the_ab_system_become_those_of_vega():
+    ab = "ra dec phot_g_mean_abmag phot_bp_mean_abmag phot_rp_mean_abmag"
+    row = dict(zip(ab.split(), ([1.0], [1.0], [18.105], [18.529], [17.354]), strict=True))
+    stars = build_catalogue(row, recognise_columns(names(ab), band="g"))
+    # G, BP and RP exceed those of Vega by 0.105, 0.029 and 0.354 (Evans et al. 2018).
+    assert stars.mag == pytest.approx([18.0], abs=1e-3)
+    assert stars.colour == pytest.approx([1.5], abs=1e-3)
+    assert stars.gaia
+
+
 def test_a_mapping_overrides_the_guess():
     table = names("ra dec ra2 rPSF rPSF_sigma")
     found = recognise_columns(

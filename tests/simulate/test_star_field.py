@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -51,6 +53,23 @@ def test_red_stars_are_fainter_in_g_than_blue_ones(field):
     excess = field.magnitudes(BANDS["g"].colour_terms) - field.g_mag
     colour = field.bp_mag - field.rp_mag
     assert excess[colour > 1.8].mean() > excess[colour < 1.0].mean() + 0.5
+
+
+@pytest.mark.parametrize("band", sorted(BANDS))
+def test_beyond_the_colours_of_the_relation_a_band_goes_on_along_its_tangent(band):
+    terms = BANDS[band].colour_terms
+    colour = np.array([terms.bluest + 0.01 * np.array([-100, -1, 0, 1])]).ravel()
+    colour = np.append(colour, terms.reddest + 0.01 * np.array([-1, 0, 1, 100]))
+    zero = np.zeros(8)
+    stars = StarField.generate(10.0, -30.0, 0.2, seed=7).chosen(np.arange(8))
+    excess = -replace(stars, g_mag=zero, bp_mag=colour, rp_mag=zero).magnitudes(terms)
+    steps = np.diff(excess) / np.diff(colour)
+    # The slope is that of the nearest hundredth within, up to half its curvature: |c''| < 2.
+    assert steps[[0, 1]] == pytest.approx(steps[2], abs=0.02)
+    assert steps[[5, 6]] == pytest.approx(steps[4], abs=0.02)
+    inside = (colour >= terms.bluest) & (colour <= terms.reddest)
+    assert np.array_equal(np.isfinite(terms.difference(colour)), inside)
+    assert excess[inside] == pytest.approx(terms.difference(colour)[inside])
 
 
 def test_the_reference_lacks_two_per_cent_and_all_that_is_faint(field, tmp_path):

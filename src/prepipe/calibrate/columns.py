@@ -33,6 +33,8 @@ COLOUR_PAIRS = (
 
 BANDS = ("g", "r", "i", "z", "y", "u")
 GAIA_G = ("phot_g_mean_mag", "phot_g_mean_abmag", "Gmag")
+GAIA_COLOURS = (("bp_rp",), ("bp-rp",), *COLOUR_PAIRS[:3])
+"""Columns, in lower case, that give BP - RP."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Columns:
     in_band: bool = True
     bands: tuple[str, ...] = ()
     units: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def gaia(self) -> bool:
+        """Whether `mag` is Gaia's G and `colour` its BP - RP."""
+        colour = tuple(name.lower() for name in self.colour)
+        return self.mag in GAIA_G and colour in GAIA_COLOURS
 
     @property
     def names(self) -> list[str]:
@@ -129,7 +137,7 @@ def recognise_columns(
         ra_error=find("ra_error"),
         dec_error=find("dec_error"),
         epoch=find("epoch") if epoch is None or epoch in names else float(epoch),
-        colour=_colour_columns(lower, find("colour")),
+        colour=_colour_columns(lower, given.get("colour"), mag),
         in_band=in_band,
         bands=tuple(column for column in bands if column != mag),
         units=dict(names),
@@ -176,7 +184,8 @@ def _magnitude_column(
 ) -> tuple[str, bool]:
     """Column of the magnitude, and whether it is of the band asked for."""
     if "mag" in given:
-        return given["mag"], True
+        # Gaia's G is nobody's band, whoever maps it.
+        return given["mag"], band is None or given["mag"] not in GAIA_G
     # A replaced filter keeps its letter: HSC's r2 is r, for a catalogue.
     for wanted in (band, band.rstrip("0123456789")) if band else ():
         column = given.get(wanted) or _band_column(names, wanted)
@@ -197,11 +206,13 @@ def _error_column(lower: Mapping[str, str], mag: str) -> str | None:
     return next((lower[s] for s in spellings if s in lower), None)
 
 
-def _colour_columns(lower: Mapping[str, str], colour: str | None) -> tuple[str, ...]:
+def _colour_columns(lower: Mapping[str, str], mapped: str | None, mag: str) -> tuple[str, ...]:
     """The column of a colour, or two that make one, or nothing."""
-    if colour:
-        return (colour,)
-    for blue, red in COLOUR_PAIRS:
-        if blue in lower and red in lower:
-            return lower[blue], lower[red]
+    if mapped:
+        return (mapped,)
+    spelled = [(name,) for name in SPELLINGS["colour"].split()]
+    # With G goes BP - RP, whatever other colours there are.
+    for columns in (*(GAIA_COLOURS if mag in GAIA_G else ()), *spelled, *COLOUR_PAIRS):
+        if all(name in lower for name in columns):
+            return tuple(lower[name] for name in columns)
     return ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ZeroPoint", "limiting_magnitude", "zero_point"]
+__all__ = ["ZeroPoint", "enclosed_light", "limiting_magnitude", "zero_point"]
 
 Array = NDArray[np.float64]
 
@@ -19,6 +19,10 @@ FEW_STARS = 5
 LARGE_SCATTER = 0.1
 CLIP = 3.5
 """Standard deviations; of 1000 normal stars it takes half a one."""
+
+SHALLOWEST_BETA = 2.0
+"""Exponent of a Moffat profile below which a fit is not believed: its wings would hold
+more light than any star's (turbulence gives 4.8, telescopes 2.5 to 4: Trujillo et al. 2001)."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,39 @@ def zero_point(
     return ZeroPoint(value, 1.0 / math.sqrt(weight.sum()), scatter, intrinsic, stars, flag)
 
 
+def enclosed_light(radius: float, fwhm: float, beta: float) -> float:
+    """Share of a star's light within a radius.
+
+    Parameters
+    ----------
+    radius, fwhm : float
+        Of the aperture; of the star. Pixels.
+    beta : float
+        Exponent of its Moffat profile; 2 is taken for anything below.
+
+    Returns
+    -------
+    float
+        1 where the profile is not known (NaN).
+
+    Notes
+    -----
+    ``1 - (1 + (radius / alpha)^2)^(1 - beta)`` (Trujillo et al. 2001, MNRAS 328, 977).
+    """
+    if not (radius > 0 and fwhm > 0 and math.isfinite(beta)):
+        return 1.0
+    beta = max(beta, SHALLOWEST_BETA)
+    outside: float = (1.0 + (radius / _moffat_core(fwhm, beta)) ** 2) ** (1.0 - beta)
+    return 1.0 - outside
+
+
 def limiting_magnitude(
-    zero_point: float, exposure_s: float, sky_rms: float, fwhm: float, n_sigma: float = 5.0
+    zero_point: float,
+    exposure_s: float,
+    sky_rms: float,
+    fwhm: float,
+    n_sigma: float = 5.0,
+    beta: float | None = None,
 ) -> float:
     """Magnitude of a point source of a given signal to noise.
 
@@ -129,6 +164,9 @@ def limiting_magnitude(
         Seeing, pixels.
     n_sigma : float
         Signal to noise.
+    beta : float, optional
+        Exponent of the star's Moffat profile, 2 for anything below; None or NaN for a
+        Gaussian.
 
     Returns
     -------
@@ -137,16 +175,30 @@ def limiting_magnitude(
 
     Notes
     -----
-    A fit of a Gaussian PSF sees the background of ``A = 4 pi sigma^2 = 2.27 FWHM^2``
-    pixels (King 1983, PASP 95, 163). With the photon noise of the source itself,
-    ``F^2 = n^2 (F + A rms^2)``, whose positive root is
-    ``F = n^2 / 2 (1 + sqrt(1 + 4 A rms^2 / n^2))``.
+    A fit of a PSF sees the background of ``A = 1 / sum(p^2)`` pixels (King 1983, PASP 95,
+    163). That is ``4 pi sigma^2 = 2.27 FWHM^2`` for a Gaussian, and
+    ``pi alpha^2 (2 beta - 1) / (beta - 1)^2`` for a Moffat profile, 3.78 FWHM^2 for
+    beta = 3. With the photon noise of the source itself, ``F^2 = n^2 (F + A rms^2)``,
+    whose positive root is ``F = n^2 / 2 (1 + sqrt(1 + 4 A rms^2 / n^2))``.
     """
     if not (exposure_s > 0 and sky_rms > 0 and fwhm > 0 and n_sigma > 0):
         return math.nan
-    area = 4.0 * math.pi * (fwhm / (2.0 * math.sqrt(2.0 * math.log(2.0)))) ** 2
+    area = _noise_area(fwhm, beta)
     flux = 0.5 * n_sigma**2 * (1.0 + math.sqrt(1.0 + 4.0 * area * (sky_rms / n_sigma) ** 2))
     return zero_point - 2.5 * math.log10(flux / exposure_s)
+
+
+def _noise_area(fwhm: float, beta: float | None) -> float:
+    """Pixels whose noise a fit of the PSF sees."""
+    if beta is None or math.isnan(beta):
+        return 4.0 * math.pi * (fwhm / (2.0 * math.sqrt(2.0 * math.log(2.0)))) ** 2
+    beta = max(beta, SHALLOWEST_BETA)
+    return math.pi * _moffat_core(fwhm, beta) ** 2 * (2.0 * beta - 1.0) / (beta - 1.0) ** 2
+
+
+def _moffat_core(fwhm: float, beta: float) -> float:
+    """Radius alpha of ``(1 + (r / alpha)^2)^-beta``."""
+    return fwhm / (2.0 * math.sqrt(2.0 ** (1.0 / beta) - 1.0))
 
 
 def _clipped_mean(values: Array, variance: Array) -> tuple[float, float, NDArray[np.bool_]]:

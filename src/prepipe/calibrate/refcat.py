@@ -49,6 +49,14 @@ UNKNOWN_MOTION_MAS_YR = 7.0
 """One-dimensional scatter (1.48 MAD) of the motions of Gaia DR2 stars fainter than 19 mag
 around RA 150, Dec 2 deg."""
 
+AB_MINUS_VEGA = {
+    "phot_g_mean_abmag": 25.7934 - 25.6884,
+    "phot_bp_mean_abmag": 25.3806 - 25.3514,
+    "phot_rp_mean_abmag": 25.1161 - 24.7619,
+}
+"""Columns, in lower case, with Gaia DR2 magnitudes in the AB system, and by how much these exceed
+Gaia's own, of Vega: difference of the zero points (Evans et al. 2018, A&A 616, A4)."""
+
 GAIA_EPOCH = 2016.0
 """Epoch of Gaia DR3, taken where a catalogue has proper motions but no epoch."""
 
@@ -99,6 +107,8 @@ class ReferenceCatalogue(ReferenceStars):
         Columns that `colour` came from.
     bands : dict of ndarray
         Magnitudes in the other bands of the table, by column.
+    gaia : bool
+        Whether `mag` is Gaia's G and `colour` its BP - RP, both of Vega.
     """
 
     mag_error: Array
@@ -110,6 +120,7 @@ class ReferenceCatalogue(ReferenceStars):
     colour: Array | None = None
     colour_name: str = ""
     bands: Mapping[str, Array] = field(default_factory=dict)
+    gaia: bool = False
 
     def take(self, rows: NDArray[np.int64]) -> ReferenceCatalogue:
         """The stars of these rows, in their order."""
@@ -208,6 +219,7 @@ def build_catalogue(table: Mapping[str, ArrayLike], columns: Columns) -> Referen
     -------
     ReferenceCatalogue
         RA in [0, 360); an epoch that differs from row to row is brought to its median.
+        Gaia magnitudes of the AB system become those of Vega.
 
     Raises
     ------
@@ -230,7 +242,7 @@ def build_catalogue(table: Mapping[str, ArrayLike], columns: Columns) -> Referen
     dec = column(columns.dec, math.nan, "deg", angle)
     if np.nanmax(np.abs(dec), initial=0.0) > 90.0:
         raise ConfigError(f"the column {columns.dec} exceeds 90 degrees: state its unit or map dec")
-    mag = _magnitudes(values[columns.mag])
+    mag = _vega(values, columns.mag)
     pm_unit = "rad / yr" if radian else "mas / yr"
     pm_ra = column(columns.pm_ra, math.nan, "mas / yr", pm_unit)
     pm_dec = column(columns.pm_dec, math.nan, "mas / yr", pm_unit)
@@ -244,7 +256,7 @@ def build_catalogue(table: Mapping[str, ArrayLike], columns: Columns) -> Referen
         for name in (columns.ra_error, columns.dec_error)
     ]
     position_error = np.sqrt(0.5 * (np.square(errors[0]) + np.square(errors[1])))
-    sides = [_magnitudes(values[name]) for name in columns.colour]
+    sides = [_vega(values, name) for name in columns.colour]
     colour = sides[0] - sides[1] if len(sides) == 2 else next(iter(sides), None)
     catalogue = ReferenceCatalogue(
         ra=ra,
@@ -260,6 +272,7 @@ def build_catalogue(table: Mapping[str, ArrayLike], columns: Columns) -> Referen
         colour=colour,
         colour_name=" - ".join(columns.colour),
         bands={name: _magnitudes(values[name]) for name in columns.bands},
+        gaia=columns.gaia,
     )
     good = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(mag)
     if not good.any():
@@ -278,6 +291,11 @@ def _numbers(values: ArrayLike, name: str) -> Array:
 def _magnitudes(values: Array) -> Array:
     """Magnitudes with NaN for the -999, 99 and infinity that stand for nothing measured."""
     return np.where((values > -30.0) & (values < 50.0), values, np.nan)
+
+
+def _vega(values: Mapping[str, Array], name: str) -> Array:
+    """Magnitudes of a column; Gaia's in the Vega system, for which its relations are."""
+    return _magnitudes(values[name]) - AB_MINUS_VEGA.get(name.lower(), 0.0)
 
 
 def _factor(stated: str | None, name: str, target: str, default: str) -> float:

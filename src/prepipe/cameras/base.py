@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import numpy as np
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from prepipe.errors import HeaderError
 from prepipe.model import Ccd, Exposure, Layout
 
-__all__ = ["Camera", "card", "number", "parse_utc"]
+__all__ = ["Camera", "ColourTerms", "card", "number", "parse_utc"]
+
+
+@dataclass(frozen=True)
+class ColourTerms:
+    """How Gaia's G differs from a band, for stars of some colours.
+
+    Parameters
+    ----------
+    coefficients : tuple of float
+        c_i of ``G - m = sum(c_i (BP - RP)^i)``; G, BP and RP in the Vega system.
+    bluest, reddest : float
+        BP - RP of the stars it was found with.
+    """
+
+    coefficients: tuple[float, ...]
+    bluest: float
+    reddest: float
+
+    def difference(self, colour: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``G - m`` of stars by their BP - RP; NaN beyond the colours it was found with."""
+        valid = (colour >= self.bluest) & (colour <= self.reddest)
+        difference = np.polynomial.polynomial.polyval(colour, self.coefficients)
+        return np.where(valid, difference, np.nan)
 
 
 class Camera(Protocol):
@@ -79,8 +104,8 @@ class Camera(Protocol):
         """Magnitude of 1 e-/s through a clear sky at the zenith; None if not known."""
         ...
 
-    def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
-        """Coefficients c_i of ``G - m = sum(c_i (BP - RP)^i)``; None if not known."""
+    def gaia_colour_terms(self, band: str) -> ColourTerms | None:
+        """How Gaia's G differs from a band; None if not known."""
         ...
 
     def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:

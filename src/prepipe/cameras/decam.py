@@ -17,7 +17,7 @@ import numpy as np
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from prepipe.cameras.base import card, number, parse_utc
+from prepipe.cameras.base import ColourTerms, card, number, parse_utc
 from prepipe.errors import HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
@@ -31,11 +31,11 @@ DEAD = (
     (2, datetime(2013, 11, 30, tzinfo=UTC), datetime(2016, 12, 29, tzinfo=UTC)),
 )
 GAIA_COLOUR_TERMS = {
-    "g": (0.13518, -0.46245, -0.25171, 0.021349),
-    "r": (-0.12879, 0.24662, -0.027464, -0.049465),
-    "i": (-0.29676, 0.64728, -0.10141),
+    "g": ColourTerms((0.13518, -0.46245, -0.25171, 0.021349), -0.5, 2.0),
+    "r": ColourTerms((-0.12879, 0.24662, -0.027464, -0.049465), 0.2, 2.7),
+    "i": ColourTerms((-0.29676, 0.64728, -0.10141), 0.0, 4.5),
 }
-"""``G - m`` as a polynomial in BP - RP (Evans et al. 2018, A&A 616, A4, table A.2)."""
+"""Evans et al. 2018 (A&A 616, A4): coefficients of table A.2, colours of table A.1."""
 
 CLEAR_SKY_ZERO_POINTS = {"g": 26.610, "r": 26.818}
 """AB mag of 1 e-/s, nominal values of the Legacy Surveys' observing bot (obsbot, ``decam.py``)."""
@@ -155,7 +155,7 @@ class Decam:
         """Of the typical CCD; see `Camera.clear_sky_zero_point`."""
         return CLEAR_SKY_ZERO_POINTS.get(band)
 
-    def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
+    def gaia_colour_terms(self, band: str) -> ColourTerms | None:
         """Those of the like-named SDSS bands; see `Camera.gaia_colour_terms`."""
         return GAIA_COLOUR_TERMS.get(band)
 

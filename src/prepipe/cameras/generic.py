@@ -37,7 +37,7 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prepipe.cameras.base import card, number, parse_utc
+from prepipe.cameras.base import ColourTerms, card, number, parse_utc
 from prepipe.errors import ConfigError, HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
@@ -198,7 +198,7 @@ class GenericCamera:
         """Not known; see `Camera.clear_sky_zero_point`."""
         return None
 
-    def gaia_colour_terms(self, band: str) -> tuple[float, ...] | None:
+    def gaia_colour_terms(self, band: str) -> ColourTerms | None:
         """Not known; see `Camera.gaia_colour_terms`."""
         return None
 

@@ -19,12 +19,13 @@ from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, Limits
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.masters import nearest_master
+from prepipe.engines.masters import fitting_masters
 from prepipe.engines.names import catalogue_path, product_path
 from prepipe.engines.output import write_products
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.reference import load_reference
+from prepipe.engines.reference_manifest import MANIFEST
 from prepipe.engines.steps import (
     Clean,
     Masters,
@@ -35,7 +36,7 @@ from prepipe.engines.steps import (
     measure_sources,
     solve_wcs,
 )
-from prepipe.errors import InputError
+from prepipe.errors import InputError, StorageError
 from prepipe.model import Kind, Layout, Reduction
 from prepipe.quality.grades import grade
 
@@ -195,14 +196,16 @@ def _master(
     if root is None:
         return None
     exposure = raw.exposure
-    found = nearest_master(root, kind, raw.ccd.number, exposure.band, exposure.night, days)
-    if found is None:
-        return None
-    try:
-        master = _read_master(found.path, found.path.stat().st_mtime_ns)
-    except (InputError, OSError):
-        return None
-    return master if master.plane.shape == layout.trimmed_shape else None
+    number, night = raw.ccd.number, exposure.night
+    shape = layout.trimmed_shape
+    for found in fitting_masters(root, kind, number, exposure.band, night, days, shape):
+        try:
+            master = _read_master(found.path, found.path.stat().st_mtime_ns)
+        except (InputError, StorageError, OSError):
+            continue
+        if master.plane.shape == shape:
+            return master
+    return None
 
 
 def _known(value: float) -> float | None:
@@ -256,8 +259,17 @@ def _camera(name: str) -> Camera:
     return load_camera(name)
 
 
-@lru_cache(maxsize=4)
 def _reference(path: Path, band: str, columns: tuple[tuple[str, str], ...]) -> ReferenceSource:
+    """The reference catalogue, opened anew once it was replaced."""
+    told = path / MANIFEST if path.is_dir() else path
+    changed_ns = told.stat().st_mtime_ns if told.is_file() else 0
+    return _opened(path, band, columns, changed_ns)
+
+
+@lru_cache(maxsize=4)
+def _opened(
+    path: Path, band: str, columns: tuple[tuple[str, str], ...], _mtime_ns: int
+) -> ReferenceSource:
     return load_reference(path, band, dict(columns))
 
 

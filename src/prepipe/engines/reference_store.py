@@ -200,6 +200,7 @@ class ReferenceStore:
             colour=none if self.columns.colour else None,
             colour_name=" - ".join(self.columns.colour),
             bands=dict.fromkeys(self.columns.bands, none),
+            gaia=self.columns.gaia,
         )
 
 

@@ -24,7 +24,12 @@ from prepipe.calibrate.masks import (
     saturated_fraction,
 )
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
-from prepipe.calibrate.photometry import ZeroPoint, limiting_magnitude, zero_point
+from prepipe.calibrate.photometry import (
+    ZeroPoint,
+    enclosed_light,
+    limiting_magnitude,
+    zero_point,
+)
 from prepipe.calibrate.psf import Psf, find_sources
 from prepipe.calibrate.refcat import ReferenceCatalogue, ReferenceSource
 from prepipe.calibrate.sources import Sources
@@ -390,8 +395,7 @@ def calibrate_flux(
     measured : Measured
     astrometry : Astrometry
     """
-    factor = measured.correction.factor
-    factor = factor if math.isfinite(factor) else 1.0
+    factor = _factor_to_all_light(measured)
     solution, stars = astrometry.solution, astrometry.stars
     if stars is None or solution is None or not solution.accepted:
         return Photometry(None, factor, math.nan, ())
@@ -409,22 +413,30 @@ def calibrate_flux(
     )
     if not math.isfinite(zero.value):
         return Photometry(zero, factor, math.nan, ("NO_ZERO_POINT",), mag)
-    depth = limiting_magnitude(
-        zero.value, exposure_s, clean.background.median_rms, measured.psf.fwhm_px
-    )
+    psf, sky_rms = measured.psf, clean.background.median_rms
+    depth = limiting_magnitude(zero.value, exposure_s, sky_rms, psf.fwhm_px, beta=psf.beta)
     return Photometry(zero, factor, depth, flags, mag)
+
+
+def _factor_to_all_light(measured: Measured) -> float:
+    """From the flux in the main aperture to the whole, beyond the largest aperture too."""
+    sources, psf, factor = measured.sources, measured.psf, measured.correction.factor
+    radius_px = sources.radii_px[-1]
+    if not math.isfinite(factor):
+        factor, radius_px = 1.0, sources.radii_px[sources.main_aperture]
+    return factor / enclosed_light(float(radius_px), psf.fwhm_px, psf.beta)
 
 
 def _mags_in_band(
     stars: ReferenceCatalogue, camera: Camera, band: str
 ) -> tuple[NDArray[np.float64], Flags]:
-    """Magnitudes in the camera's band: as listed, or Gaia's by the star's colour."""
+    """Magnitudes in the camera's band: as listed, or by Gaia's colour (NaN where none tells)."""
     if stars.in_band:
         return stars.mag, ()
     terms = camera.gaia_colour_terms(band)
-    if terms is None or stars.colour is None:
+    if terms is None or stars.colour is None or not stars.gaia:
         return stars.mag, ("OTHER_BAND",)
-    return stars.mag - np.polynomial.polynomial.polyval(stars.colour, terms), ()
+    return stars.mag - terms.difference(stars.colour), ()
 
 
 def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from prepipe.cameras.base import ColourTerms
 from prepipe.cameras.decam import GAIA_COLOUR_TERMS
 from prepipe.errors import ConfigError
 from prepipe.model import Kind
@@ -32,8 +33,8 @@ class Band:
         Dark sky, mag/arcsec^2.
     extinction : float
         mag/airmass.
-    colour_terms : tuple of float
-        Coefficients c_i of ``G - m = sum(c_i (BP - RP)^i)``.
+    colour_terms : ColourTerms
+        How Gaia's G differs from it.
 
     Notes
     -----
@@ -45,7 +46,7 @@ class Band:
     zero_point: float
     sky_mag: float
     extinction: float
-    colour_terms: tuple[float, ...]
+    colour_terms: ColourTerms
 
 
 BANDS = {

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from prepipe.cameras.base import ColourTerms
 from prepipe.errors import InputError
 from prepipe.files import atomic_write
 
@@ -155,9 +156,15 @@ class StarField:
         ra = self.ra + self.pmra * degrees / np.cos(np.radians(self.dec))
         return ra % 360.0, dec
 
-    def magnitudes(self, colour_terms: tuple[float, ...]) -> Floats:
-        """AB magnitudes in a band, from ``G - m = sum(c_i (BP - RP)^i)``."""
-        difference = np.polynomial.polynomial.polyval(self.bp_mag - self.rp_mag, colour_terms)
+    def magnitudes(self, colour_terms: ColourTerms) -> Floats:
+        """AB magnitudes in a band; beyond the relation's colours along its tangent.
+
+        A cubic would make the reddest dwarfs brighter again, or fainter by magnitudes.
+        """
+        colour = self.bp_mag - self.rp_mag
+        relation = np.polynomial.Polynomial(colour_terms.coefficients)
+        nearest = np.clip(colour, colour_terms.bluest, colour_terms.reddest)
+        difference = relation(nearest) + relation.deriv()(nearest) * (colour - nearest)
         magnitudes: Floats = self.g_mag - difference
         return magnitudes
 
