@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prepipe.cli import checks
+from prepipe.cli import capacity, checks
 from prepipe.cli.checks import Check, State
 from prepipe.config import Cluster, Link, Site
 from prepipe.errors import LinkError
@@ -44,9 +44,50 @@ def test_an_unreadable_directory_is_a_failure(tmp_path, not_root):
 
 
 def test_a_directory_that_can_be_made_is_fine(tmp_path):
-    check = checks.check_writable("telescope.work", tmp_path / "a" / "b")
+    check = checks.check_writable("telescope.work", tmp_path / "a")
     assert check.state is State.OK
     assert not (tmp_path / "a").exists()
+
+
+def test_a_path_of_which_more_than_the_last_element_is_missing_is_a_warning(tmp_path):
+    check = checks.check_writable("telescope.work", tmp_path / "disk" / "night")
+    assert check.state is State.WARNING
+    assert f"only {tmp_path} exists" in check.found
+    assert "mount" in check.remedy
+
+
+def test_what_prepipe_makes_below_its_own_directory_is_fine(tmp_path):
+    work = tmp_path / "cluster"
+    products = checks.check_writable("cluster.products", work / "products", work)
+    assert products.state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("codec", "workers", "cores", "state"),
+    [
+        ("jpeg2000", 2, 2, State.WARNING),  # 62 CCDs x 2 s / 2 = 62 s, for an exposure a minute
+        ("jpeg2000", 3, 4, State.OK),
+        ("jpeg2000", 8, 2, State.WARNING),
+        ("none", 1, 1, State.OK),
+    ],
+)
+def test_packing_that_cannot_keep_the_cadence_is_a_warning(
+    monkeypatch, codec, workers, cores, state
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    site = Site.model_validate({"pack": {"codec": codec, "workers": workers}})
+    check = capacity.check_packing(site)
+    assert check.state is state
+    assert ("core" in check.remedy or "pack.workers" in check.remedy) == (state is State.WARNING)
+
+
+def test_both_ends_on_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    site = Site.model_validate({"pack": {"workers": 2}, "cluster": {"workers": 2}})
+    assert capacity.check_shared_cores(site).state is State.OK
+    site = Site.model_validate({"pack": {"workers": 3}, "cluster": {"workers": 2}})
+    assert capacity.check_shared_cores(site).state is State.WARNING
+    assert len(capacity.capacity_checks(site, ("telescope",))) == 1
 
 
 def test_a_file_in_the_place_of_a_directory_is_a_failure(tmp_path):

@@ -118,7 +118,7 @@ def _cluster_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_writable("cluster.landing", own.landing),
         lambda: check_writable("cluster.work", own.work),
         lambda: check_space("cluster.work", own.work),
-        lambda: check_writable("cluster.products", own.products),
+        lambda: check_writable("cluster.products", own.products, own.work),
         lambda: check_space("cluster.products", own.products),
         lambda: check_clock("cluster.work", own.work),
         lambda: check_journal("cluster", own.work),
@@ -178,8 +178,12 @@ def check_readable(name: str, directory: Path) -> Check:
         return Check(name, State.FAILURE, found, remedy)
 
 
-def check_writable(name: str, directory: Path) -> Check:
-    """Whether files can be written in a directory, or the directory can be made."""
+def check_writable(name: str, directory: Path, below: Path | None = None) -> Check:
+    """Whether files can be written in a directory, or the directory can be made.
+
+    Where more than its last element is missing, a disk may not be mounted; not counted is what
+    is missing below a directory, `below`, that prepipe makes itself.
+    """
     place = _existing(directory)
     if not place.is_dir():
         remedy = f"set {name} to a directory"
@@ -187,9 +191,14 @@ def check_writable(name: str, directory: Path) -> Check:
     if not _can_write(place):
         remedy = f"give this user the right to write there, or set {name} to another one"
         return Check(name, State.FAILURE, f"{place} cannot be written", remedy)
-    return Check(
-        name, State.OK, str(directory) if place == directory else f"{directory}, will be made"
-    )
+    if place == directory:
+        return Check(name, State.OK, str(directory))
+    made = below if below is not None and directory.is_relative_to(below) else directory
+    if not made.parent.exists():
+        found = f"{directory}: of its path only {place} exists"
+        remedy = f"mount its disk if one is missing; else make {directory.parent}"
+        return Check(name, State.WARNING, found, remedy)
+    return Check(name, State.OK, f"{directory}, will be made")
 
 
 def check_raw_files(raw: Path, pattern: str) -> Check:

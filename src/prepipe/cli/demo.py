@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections import Counter
 from itertools import pairwise
@@ -102,7 +105,16 @@ def _show(night: DemoNight) -> None:
         typer.echo(f"  ... and {len(products) - SHOWN_PRODUCTS} more")
     config = night.site.telescope.work.parent / "prepipe.toml"
     typer.echo(f"picture of the focal plane:  {night.picture}")
-    typer.echo(f"look around:                 prepipe status --config {config}")
+    typer.echo(f"look around:                 {_own_command()} status --config {config}")
+
+
+def _own_command() -> str:
+    """How to call this very program: by its path where the shell would not find it."""
+    own = Path(sys.argv[0])
+    found = shutil.which("prepipe")
+    if own.name != "prepipe" or (found and Path(found).resolve() == own.resolve()):
+        return "prepipe"
+    return os.path.relpath(own)
 
 
 def _row(found: ExposureStatus, night: DemoNight) -> tuple[object, ...]:

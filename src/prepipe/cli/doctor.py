@@ -31,13 +31,15 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look whether this site can work, and say what to do where it cannot."""
+    from prepipe.cli.capacity import capacity_checks  # noqa: PLC0415
     from prepipe.cli.checks import CLUSTER, TELESCOPE, State, all_checks  # noqa: PLC0415
 
     if only not in (None, TELESCOPE, CLUSTER):
         raise ConfigError(f"--only {only}: say telescope or cluster")
     site = read_site(config)
     done = []
-    for check in all_checks(site, (only,) if only else (TELESCOPE, CLUSTER)):
+    ends = (only,) if only else (TELESCOPE, CLUSTER)
+    for check in [*all_checks(site, ends), *capacity_checks(site, ends)]:
         done.append(_carried_out(check))
         if not as_json:
             console().print(_line(done[-1]), soft_wrap=True)
