@@ -11,6 +11,7 @@ from raw_frames import GAINS, READ_NOISE, read_out, two_amplifiers
 from prepipe.calibrate.detrend import MINIMUM_FLAT, detrend, overscan_subtract_trim
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.masters import combine, combine_bias, combine_flat, compare_masters
+from prepipe.calibrate.odd_frames import odd_flats, odd_zeros
 from prepipe.errors import ConfigError, PixelError
 
 LAYOUT = two_amplifiers(200, 100)
@@ -102,6 +103,51 @@ def test_a_cosmic_ray_in_one_frame_leaves_no_trace(n):
     spoilt = combine(stack).image
     # The pixel is now the mean of n - 1 frames.
     assert np.abs(spoilt - clean)[50, 60:80].max() < 6 * NOISE / np.sqrt(n - 1)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("place", [0, 2])
+def test_one_bad_frame_does_not_hide_itself_by_its_own_noise(n, place):
+    stack = gaussian_stack(n)
+    stack[place] += 200 * NOISE
+    master = combine(stack)
+    # The mean of the others; 20000 pixels know its scatter to 0.5 %.
+    assert master.image.std() == pytest.approx(NOISE / np.sqrt(n - 1), rel=0.02)
+    assert abs(master.image.mean()) < 5 * NOISE / np.sqrt((n - 1) * master.image.size)
+    assert master.rejected == pytest.approx(1 / n, rel=0.01)
+
+
+@pytest.mark.parametrize("sigma", [0.15, 0.3, 1.0])
+def test_whole_numbers_of_little_noise_keep_their_mean(sigma):
+    rng = np.random.default_rng(5)
+    stack = [np.rint(rng.normal(100.3, sigma, SHAPE)).astype(np.float32) for _ in range(7)]
+    master = combine(stack)
+    assert master.image.mean() == pytest.approx(np.mean(stack), abs=0.01)
+
+
+@settings(max_examples=20, deadline=None)
+@given(bad=st.integers(0, 4), n=st.integers(3, 6), shift=st.floats(10, 1e4))
+def test_a_zero_of_another_level_is_odd_and_no_other(bad, n, shift):
+    stack = gaussian_stack(n)
+    stack[bad % n] = stack[bad % n] + np.float32(shift)
+    assert list(odd_zeros(stack)) == [bad % n]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 20])
+def test_no_good_frame_is_odd(n):
+    rng = np.random.default_rng(6)
+    lights = rng.uniform(3000, 50000, n)
+    flats = [rng.poisson(light, SHAPE).astype(np.float32) for light in lights]
+    assert odd_flats(flats, list(lights)) == {}
+    assert odd_zeros(gaussian_stack(n)) == {}
+
+
+def test_frames_without_a_finite_pixel_are_odd():
+    stack = gaussian_stack(3)
+    stack[1][:] = np.nan
+    assert list(odd_zeros(stack)) == [1]
+    lit = [frame + 5000 for frame in stack]
+    assert list(odd_flats(lit, [5000.0, float("nan"), 5000.0])) == [1]
 
 
 def test_a_faint_ray_is_clipped_as_soon_as_it_matters():

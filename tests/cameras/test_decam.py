@@ -82,6 +82,23 @@ def test_every_ccd_of_the_smaller_cut_out_is_found(shared_data: Path) -> None:
                 assert layout.trimmed_shape == (100, 81)
 
 
+@pytest.mark.parametrize("window", [(500, 900), (1900, 700), (700, 1900), (1950, 3500), (30, 60)])
+def test_a_cut_out_whose_cards_are_right_is_found_where_they_say(
+    shared_data: Path, window: tuple[int, int]
+) -> None:
+    header = full_header(shared_data, "S1")
+    frame = np.random.default_rng(3).normal(2000.0, 15.0, (4146, 2160))
+    overscan = np.random.default_rng(4).normal(1500.0, 1.5, frame.shape)
+    for columns in (slice(6, 56), slice(2104, 2154)):
+        frame[:, columns] = overscan[:, columns]
+    x0, y0 = window
+    nominal = decam_ccds()[header["CCDNUM"]].crpix
+    header["CRPIX1"] = nominal[0] - x0
+    header["CRPIX2"] = nominal[1] - y0
+    layout = decam.layout(header, frame[y0 : y0 + 300, x0 : x0 + 200].astype(np.uint16))
+    assert layout.window == window
+
+
 def test_a_frame_of_unknown_size_and_place_is_refused(shared_data: Path) -> None:
     header = full_header(shared_data, "S1")
     header["CRPIX1"] = 0.5

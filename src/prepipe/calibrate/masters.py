@@ -6,6 +6,7 @@ give memory-mapped arrays (``numpy.load(..., mmap_mode="r")``) when there are ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from prepipe.calibrate.detrend import MINIMUM_FLAT
+from prepipe.calibrate.odd_frames import scatter
 from prepipe.errors import ConfigError, PixelError
 from prepipe.model import Layout
 
@@ -26,6 +28,7 @@ __all__ = [
     "combine_flat",
     "compare_masters",
     "to_electrons",
+    "typical_light",
 ]
 
 CLIP = 5.0
@@ -100,24 +103,6 @@ def _sorted_values(stack: NDArray[np.float32], y: int, x: int, values: NDArray[n
 
 
 @njit(cache=True)
-def _spreads(stack: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sample standard deviation of each pixel; NaN where a value is not finite."""
-    n, ny, nx = stack.shape
-    spreads = np.empty((ny, nx), dtype=np.float32)
-    for y in range(ny):
-        for x in range(nx):
-            total = 0.0
-            squares = 0.0
-            origin = np.float64(stack[0, y, x])
-            for k in range(n):
-                offset = stack[k, y, x] - origin
-                total += offset
-                squares += offset * offset
-            spreads[y, x] = np.sqrt(max(squares - total * total / n, 0.0) / max(n - 1, 1))
-    return spreads
-
-
-@njit(cache=True)
 def _combine_band(
     stack: NDArray[np.float32],
     typical: float,
@@ -161,17 +146,30 @@ def _combine_band(
 
 
 def _typical_noise(stack: NDArray[np.float32]) -> float:
-    """Noise of one value, from the median over the band of each pixel's standard deviation.
+    """Noise of one value, from the differences of neighbouring frames of the band.
 
-    Cosmic rays touch few pixels, so the median does not see them; the median of
-    chi-squared is that of Wilson & Hilferty (1931).
+    A bad frame spoils two of the differences: the lower third of them does not see it, as
+    soon as there are three frames. Cosmic rays touch too few pixels to be seen.
     """
-    spreads = _spreads(stack)
-    spreads = spreads[np.isfinite(spreads)]
-    freedom = stack.shape[0] - 1
-    if spreads.size == 0 or freedom == 0:
+    n = stack.shape[0]
+    if n < 2:
         return 0.0
-    return float(np.median(spreads) / (1.0 - 2.0 / (9.0 * freedom)) ** 1.5)
+    sample = stack[:, :, :: max(1, stack.shape[2] // 512)]
+    pairs = [(k, (k + 1) % n) for k in range(n if n > 2 else 1)]
+    noises = sorted(_pair_noise(sample[k] - sample[other]) for k, other in pairs)
+    noises = [noise for noise in noises if np.isfinite(noise)]
+    return noises[(len(noises) - 1) // 3] if noises else 0.0
+
+
+def _pair_noise(difference: NDArray[np.float32]) -> float:
+    """Noise of one of two frames, from their difference; NaN if it is nowhere finite."""
+    noise = scatter(difference)
+    if noise == 0.0:
+        # Whole numbers of little noise are mostly equal: the others tell it, cosmic rays aside.
+        sizes = np.abs(difference[np.isfinite(difference)])
+        usual = sizes[sizes <= np.percentile(sizes, 99.9)]
+        noise = float(np.sqrt(np.mean(usual * usual)))
+    return noise / math.sqrt(2.0)
 
 
 def _check_stack(frames: Sequence[Frame]) -> tuple[int, int]:
@@ -303,8 +301,21 @@ def _typical_light(values: NDArray[np.float32]) -> float:
     return float(np.median(lit)) if lit.size else float("nan")
 
 
-def _light(frame: Frame, bias: Frame | None) -> float:
-    """Typical signal of a flat above the bias, from a sample of the rows."""
+def typical_light(frame: Frame, bias: Frame | None = None) -> float:
+    """Typical signal of a flat above the bias, from a sample of the rows.
+
+    Parameters
+    ----------
+    frame : ndarray of float32, shape (ny, nx)
+        Overscan-subtracted, trimmed, ADU.
+    bias : ndarray of float32, shape (ny, nx), optional
+        Master bias, ADU.
+
+    Returns
+    -------
+    float
+        Median of the lit pixels, ADU; NaN if there is none.
+    """
     step = max(1, frame.shape[0] // 512)
     sample = np.asarray(frame[::step], dtype=np.float32)
     return _typical_light(sample if bias is None else sample - bias[::step])
@@ -345,7 +356,7 @@ def combine_flat(
         raise PixelError(f"bias of shape {bias.shape} does not fit flats of {shape}")
     scales = []
     for k, frame in enumerate(stack):
-        light = _light(frame, bias)
+        light = typical_light(frame, bias)
         if not light > 0:
             raise PixelError(
                 f"flat {k} of {len(stack)} holds no light (median {light:g} ADU): leave it out"

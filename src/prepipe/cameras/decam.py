@@ -214,8 +214,8 @@ def _cut(header: Header, shape: tuple[int, int], window: tuple[int, int]) -> Lay
 def _cut_out(header: Header, pixels: NDArray[Any]) -> Layout:
     """Find where a cut-out lies in its CCD, from how far its reference pixel was moved.
 
-    Some archives' cutters move CRPIX1 by the row and CRPIX2 by the column; the
-    place is right where the overscan turns out to be quieter than the sky.
+    Some archives' cutters move CRPIX1 by the row and CRPIX2 by the column. A quiet
+    overscan proves its place; where none is in the cut-out, the cards are believed.
     """
     known = decam_ccds().get(int(number(header, "CCDNUM")))
     if known is None:
@@ -225,29 +225,55 @@ def _cut_out(header: Header, pixels: NDArray[Any]) -> Layout:
         known.crpix[1] - number(header, "CRPIX2"),
     ]
     shape = (pixels.shape[0], pixels.shape[1])
-    for x0, y0 in ((moved[1], moved[0]), (moved[0], moved[1])):
-        window = round(x0), round(y0)
-        inside = (
-            0 <= window[0] <= RAW_SHAPE[1] - shape[1] and 0 <= window[1] <= RAW_SHAPE[0] - shape[0]
-        )
-        if not inside or abs(x0 - window[0]) > 0.1 or abs(y0 - window[1]) > 0.1:
-            continue
-        layout = _cut(header, shape, window)
-        if window[0] == window[1] or _overscan_is_quiet(layout, pixels):
-            return layout
+    layouts = [
+        _cut(header, shape, (round(x0), round(y0)))
+        for x0, y0 in ((moved[0], moved[1]), (moved[1], moved[0]))
+        if _inside(x0, y0, shape) and _has_data(header, shape, (round(x0), round(y0)))
+    ]
+    for proof in (_overscan_is_dark, _has_no_overscan, _overscan_is_quiet):
+        for layout in layouts:
+            if proof(layout, pixels) or layout.window[0] == layout.window[1]:
+                return layout
     raise HeaderError(
         f"a frame of {shape[1]} x {shape[0]} pixels is no full DECam CCD (2160 x 4146), "
         "and its header does not tell where it was cut out"
     )
 
 
-def _overscan_is_quiet(layout: Layout, pixels: NDArray[Any]) -> bool:
-    """Whether every overscan is flat and low beside its data; true if there is none."""
+def _inside(x0: float, y0: float, shape: tuple[int, int]) -> bool:
+    """Whether a frame of `shape` that begins there, at a whole pixel, lies in the CCD."""
+    return (
+        abs(x0 - round(x0)) <= 0.1
+        and abs(y0 - round(y0)) <= 0.1
+        and 0 <= round(x0) <= RAW_SHAPE[1] - shape[1]
+        and 0 <= round(y0) <= RAW_SHAPE[0] - shape[0]
+    )
+
+
+def _has_data(header: Header, shape: tuple[int, int], window: tuple[int, int]) -> bool:
+    data = (_section(header, f"DATASEC{name}").shifted(-window[0], -window[1]) for name in "AB")
+    return any(not box.clipped(shape).empty for box in data)
+
+
+def _has_no_overscan(layout: Layout, _pixels: NDArray[Any]) -> bool:
+    return all(amplifier.overscan is None for amplifier in layout.amplifiers)
+
+
+def _overscan_is_dark(layout: Layout, pixels: NDArray[Any]) -> bool:
+    """Whether there is overscan, quiet, and more than its noise below the data."""
+    # Half the spread is one sigma: a strip of sky lies lower than its surroundings, but not so far.
+    return not _has_no_overscan(layout, pixels) and _overscan_is_quiet(layout, pixels, 0.5)
+
+
+def _overscan_is_quiet(layout: Layout, pixels: NDArray[Any], spreads: float = 0.0) -> bool:
+    """Whether every overscan varies less than its data, and lies so many spreads lower."""
     for amplifier in layout.amplifiers:
         if amplifier.overscan is not None:
             overscan = pixels[amplifier.overscan.slices]
             data = pixels[amplifier.data.slices]
-            if not (_spread(overscan) < _spread(data) and np.median(overscan) < np.median(data)):
+            spread = _spread(overscan)
+            lower = float(np.median(data)) - float(np.median(overscan))
+            if not (spread < _spread(data) and lower > spreads * spread):
                 return False
     return True
 

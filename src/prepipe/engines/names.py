@@ -16,7 +16,14 @@ from pathlib import Path
 
 from prepipe.model import Exposure, Kind, Night
 
-__all__ = ["MasterName", "catalogue_path", "find_masters", "master_path", "product_path"]
+__all__ = [
+    "MasterName",
+    "catalogue_path",
+    "find_masters",
+    "master_path",
+    "product_path",
+    "safe_band",
+]
 
 IMAGE = ".fits.fz"
 _MASTER = re.compile(
@@ -39,7 +46,7 @@ class MasterName:
 def product_path(root: Path, exposure: Exposure, ccd: int) -> Path:
     """Path of a calibrated CCD below `root`."""
     night = exposure.night.ut_name
-    band = _safe_band(exposure.band)
+    band = safe_band(exposure.band)
     name = f"{exposure.safe_field}.{band}.{night}.{exposure.number}_{ccd}{IMAGE}"
     return root / night / str(ccd) / name
 
@@ -52,7 +59,7 @@ def catalogue_path(product: Path) -> Path:
 def master_path(root: Path, first: Exposure, ccd: int) -> Path:
     """Path of the master made of frames of which `first` is the earliest."""
     night = first.night.ut_name
-    stem = "bias" if first.kind is Kind.ZERO else f"domeflat.{_safe_band(first.band)}"
+    stem = "bias" if first.kind is Kind.ZERO else f"domeflat.{safe_band(first.band)}"
     return root / night / str(ccd) / f"{stem}.{night}.{first.number}_{ccd}{IMAGE}"
 
 
@@ -69,5 +76,6 @@ def find_masters(root: Path, ccd: int) -> list[MasterName]:
     return found
 
 
-def _safe_band(band: str) -> str:
+def safe_band(band: str) -> str:
+    """The band as it stands in a name: letters and digits only; ``none`` if there is none."""
     return re.sub(r"[^A-Za-z0-9]+", "", band) or "none"
