@@ -39,8 +39,8 @@ FRAMES_IN_MEMORY = 12
 MASTER_DAYS = 30
 """A flat's bias, or the master a new one is compared with, is no further away in time.
 
-The same as the default of ``calibration.days``: DECam's bias drifts by less than a zero's
-noise in a month, and the nearest master, that of the same night first, is taken anyway.
+The default of ``calibration.days``, an engineering choice; the nearest is taken, so that
+distance matters only where the night's own zeros are missing.
 """
 
 MAX_SATURATED = 0.01
