@@ -47,7 +47,8 @@ def test_every_setting_is_there_with_its_description():
         names = dict(model) if isinstance(model, BaseModel) else ()
         assert not names or f"[{section}]" in text
         for name in names:
-            assert f"\n{name} = " in text or f"\n# {name} = " in text
+            ways = (f"\n{name} = ", f"\n# {name} = ", f"\n[{section}.{name}]\n")
+            assert any(way in text for way in ways)
 
 
 def test_init_writes_a_file_that_can_be_read(run, tmp_path):

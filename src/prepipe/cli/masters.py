@@ -151,7 +151,8 @@ def _made(
     made: list[MadeMaster] = []
     with progress("combining", len(groups)) as advance:
         for group in groups:
-            name = f"{group.kind} {group.band} CCD {group.ccd} {group.night.ut_name}"
+            words = (group.kind, group.band, f"CCD {group.ccd}", group.night.ut_name)
+            name = " ".join(word for word in words if word)
             try:
                 made.append(make_master(group, root, camera))
             except InputError as error:

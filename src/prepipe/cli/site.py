@@ -30,7 +30,9 @@ def init(
         raise ConfigError(f"{out} exists: give another --out, or --force to overwrite it")
     with atomic_write(out) as stream:
         stream.write(commented_toml(Site()).encode())
-    typer.echo(f"wrote {out}: set telescope.raw and link, then see `prepipe doctor`")
+    typer.echo(
+        f"wrote {out}: set telescope.raw, link and calibration.reference, then see `prepipe doctor`"
+    )
 
 
 def show_config(
