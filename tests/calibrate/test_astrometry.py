@@ -114,6 +114,61 @@ def test_stars_in_one_corner_do_not_let_the_others_run_away():
             assert grid_error_mas(solution.wcs, field.truth, SHAPE) < 100.0
 
 
+def worst_corner_mas(wcs: Tpv, truth: Tpv, shape) -> float:
+    """Largest distance of two WCS at the four corners."""
+    x, y = np.meshgrid([0, shape[1] - 1], [0, shape[0] - 1])
+    ra, dec = np.stack(wcs.pixel_to_sky(x, y)) - np.stack(truth.pixel_to_sky(x, y))
+    return 3.6e6 * float(np.hypot(ra * np.cos(np.radians(truth.crval[1])), dec).max())
+
+
+def corner_field(seed, stars, share, sigma_px=0.03):
+    """Stars in a corner of `share` of each side, of 16th to 20th magnitude."""
+    field = make_field(seed, 400, 30.0, 0.15, distortion_mas=0.0, faint_per_star=0.0)
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0, share * SHAPE[1], stars)
+    y = rng.uniform(0, share * SHAPE[0], stars)
+    ra, dec = field.truth.pixel_to_sky(x, y)
+    mag = rng.uniform(16, 20, stars)
+    reference = ReferenceStars(ra, dec, mag, np.full(stars, 10.0))
+    noise = rng.normal(0, math.hypot(sigma_px, 0.010 / field.nominal.pixel_scale), (2, stars))
+    sigma = np.full(stars, sigma_px)
+    return field, (x + noise[0], y + noise[1], 10 ** (-0.4 * (mag - 25.0)), sigma, reference)
+
+
+@pytest.mark.parametrize(("stars", "share"), [(16, 0.05), (16, 0.1), (40, 0.1), (40, 0.3)])
+def test_the_formal_error_holds_in_the_corner_farthest_from_the_stars(stars, share):
+    ratios = []
+    for seed in range(12):
+        field, columns = corner_field(seed, stars, share)
+        solution = solve(*columns, field.nominal, SHAPE)
+        if solution.accepted:
+            error = worst_corner_mas(solution.wcs, field.truth, SHAPE)
+            assert error < 700.0
+            ratios.append(error / solution.worst_error_mas)
+    assert len(ratios) >= 8
+    # A radial error in units of the one-dimensional: a Rayleigh variable has a mean square
+    # of 2, and the simulated scale and shear are within half of what is allowed for.
+    assert max(ratios) < math.sqrt(2.0 * math.log(12 * 1e4))
+    assert math.sqrt(np.square(ratios).mean()) < 2.0 * math.sqrt(2.0)
+
+
+def test_a_solution_from_stars_in_a_corner_says_that_these_are_poorly_spread():
+    field, columns = corner_field(1, 16, 0.05, sigma_px=0.1)
+    solution = solve(*columns, field.nominal, SHAPE)
+    assert solution.accepted
+    assert "POORLY_SPREAD" in solution.flags
+    assert solution.worst_error_mas > 300.0
+
+
+def test_the_formal_error_of_well_spread_stars_is_that_of_their_number():
+    field = make_field(3, 900, distortion_mas=0.0)
+    solution = solve(*field.given, AstrometrySettings(max_order=1))
+    # In the corners of a uniform square a linear fit has 7 times a mean's variance, 3 on its
+    # sides; the stars lie between the best, 7 mas with the atmosphere, and 40 mas.
+    mean = solution.matches**-0.5
+    assert math.sqrt(3) * 5.0 * mean < solution.worst_error_mas < math.sqrt(8) * 40.0 * mean
+
+
 def test_the_distortion_turns_with_the_camera():
     # Strong terms that are not symmetric about the axis: PV1_4 as on an outer CCD of DECam.
     strong = Tpv.from_header(
@@ -217,6 +272,38 @@ def test_a_doubled_exposure_is_ambiguous(stars, share, shift_arcsec):
         assert "AMBIGUOUS" in solution.flags
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_few_stars_of_a_doubled_exposure_are_never_mixed(seed):
+    # 20 catalogued stars among 400 fainter ones, both exposures of nearly equal depth.
+    field = make_field(seed, 20, 45.0, faint_per_star=20.0)
+    shift = (1.5 + 0.25 * seed) / field.nominal.pixel_scale
+    angle = np.random.default_rng(seed).uniform(0, 2 * math.pi)
+    dx, dy = shift * math.cos(angle), shift * math.sin(angle)
+    solution = solve(
+        np.append(field.x, field.x + dx),
+        np.append(field.y, field.y + dy),
+        np.append(0.65 * field.flux, 0.35 * field.flux),
+        np.append(field.sigma, field.sigma),
+        *field.given[4:],
+    )
+    if solution.accepted:
+        moved = replace(field.truth, crpix=field.truth.crpix + np.array([dx, dy]))
+        assert min(grid_error_mas(solution.wcs, w, SHAPE) for w in (field.truth, moved)) < 300.0
+
+
+def test_a_sheared_solution_is_not_accepted():
+    field = make_field(4, 900, 5.0)
+    sheared = replace(field.nominal, cd=field.nominal.cd @ np.array([[1.0, 0.004], [0.0, 1.0]]))
+    assert solve(*field.given[:5], sheared, field.shape).flags == ("BAD_SCALE",)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_many_stars_in_a_corner_are_no_doubled_exposure(share):
+    for seed in range(5):
+        field, columns = corner_field(seed, 80, share)
+        assert "AMBIGUOUS" not in solve(*columns, field.nominal, SHAPE).flags
+
+
 def test_three_stars_are_too_few():
     field = make_field(1, 900)
     solution = solve(*(column[:3] for column in field.given[:4]), *field.given[4:])
@@ -309,8 +396,8 @@ def sources_of(field: Field, trail: int) -> Sources:
 
 
 def attempt(field: Field, sources: Sources):
-    layout = SimpleNamespace(trimmed_shape=field.shape)
-    return _attempt(sources, field.reference, field.nominal, layout, AstrometrySettings())
+    shape = SimpleNamespace(trimmed_shape=field.shape)
+    return _attempt(sources, field.reference, field.nominal, shape, AstrometrySettings())
 
 
 @pytest.mark.parametrize("stars", [60, 900])
@@ -322,8 +409,7 @@ def test_a_bleed_trail_does_not_speak_against_a_solution(stars):
 
 
 def test_where_all_but_a_few_stars_are_saturated_these_are_used():
-    field = make_field(13, 300, faint_per_star=0.0)
-    sources = sources_of(field, 0)
+    sources = sources_of(field := make_field(13, 300, faint_per_star=0.0), 0)
     sources.flags[10:] = SourceFlag.SATURATED
     assert attempt(field, sources).accepted
 

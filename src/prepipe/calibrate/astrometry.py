@@ -6,7 +6,8 @@
 3. The rigid part of it is what the telescope did wrong: it goes into CRVAL and the
    position angle, so that the distortion stays where the optics have it.
 4. All pairs give the final correction; quadratic and cubic terms are kept when there are
-   stars enough, everywhere on the frame, and the residuals say so.
+   stars enough, everywhere on the frame, and the residuals say so. Where the stars lie in a
+   corner, the header's scale and shear are kept, and the solution says how far it may be off.
 
 A solution is accepted only if nothing speaks against it: see `VETOES`.
 """
@@ -42,12 +43,12 @@ VETOES = {
     "TOO_FEW_REFERENCES": "fewer reference stars on the frame than matches are needed",
     "NO_MATCH": "no offset is preferred by more pairs than chance gives",
     "AMBIGUOUS": "two offsets fit: a doubled exposure, or a jump of the telescope",
-    "BAD_SCALE": "scale or shear differ from the header's by more than the tolerance",
+    "BAD_SCALE": "scale or shear differ from the header's by more than their tolerances",
     "FEW_MATCHES": "fewer matches than needed",
     "HIGH_RMS": "the residuals are too large for stars",
     "CHANCE": "as many pairs may come about by chance",
 }
-"""Flags that forbid to accept a solution; LOW_FRACTION alone does not."""
+"""Flags that forbid to accept a solution; LOW_FRACTION and POORLY_SPREAD alone do not."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,14 @@ class AstrometrySettings:
     rms_limit_mas : float
         Largest one-dimensional residual.
     scale_tolerance : float
-        Largest relative difference of scale and shear from the header.
+        Largest relative difference of scale from the header.
+    shear_tolerance : float
+        Largest relative difference of scale between directions; refraction gives 2e-3 at an
+        airmass of 2.5, and stars paired with those of another exposure give more. On small
+        frames `rms_limit_mas` at the corners is tolerated, and without a distortion in the
+        header `scale_tolerance`, unless few of the bright detections are in the catalogue.
+    worst_limit_mas : float
+        Formal error anywhere on the frame beyond which a solution is POORLY_SPREAD.
     floor_mas : float
         Error added in quadrature to each star's; the atmosphere moves bright stars by a
         few mas over a CCD in an exposure of a minute (Bernstein et al. 2017, PASP 129,
@@ -92,6 +100,8 @@ class AstrometrySettings:
     min_matches: int = 8
     rms_limit_mas: float = 150.0
     scale_tolerance: float = 0.01
+    shear_tolerance: float = 2e-3
+    worst_limit_mas: float = 300.0
     floor_mas: float = 5.0
     chance: float = -6.0
 
@@ -106,8 +116,8 @@ class AstrometrySolution:
         Solved if `accepted`, else the one given.
     accepted : bool
     flags : tuple of str
-        Reasons against it (`VETOES`), and ``"LOW_FRACTION"`` if few of the bright
-        detections are in the catalogue.
+        Reasons against it (`VETOES`), ``"LOW_FRACTION"`` if few of the bright detections
+        are in the catalogue, and ``"POORLY_SPREAD"`` if `worst_error_mas` is large.
     rms_mas : float
         One-dimensional residual of the stars in the fit; NaN without a fit.
     matches : int
@@ -124,6 +134,10 @@ class AstrometrySolution:
         Pairs that a wrong solution would have.
     vote : Vote or None
         The search for the offset, in pixels of the given WCS.
+    worst_error_mas : float
+        Largest one-dimensional formal error on the frame, where the stars are farthest: of
+        the fit, and of the header's scale and shear where these had to be kept; NaN without
+        a fit.
     """
 
     wcs: Tpv
@@ -138,6 +152,7 @@ class AstrometrySolution:
     reference: Indices = field(default_factory=lambda: np.empty(0, np.int64))
     expected_by_chance: float = math.nan
     vote: Vote | None = None
+    worst_error_mas: float = math.nan
 
 
 def solve(
@@ -193,7 +208,8 @@ def solve(
     offset, scale, shear = local_change(frame, wcs, fit.wcs)
     expected = _pairs_by_chance(frame, radius)
     flags = _objections(frame, fit, vote, settings)
-    if max(abs(scale), shear) > settings.scale_tolerance:
+    largest_shear = _largest_shear(frame, wcs, "LOW_FRACTION" in flags, settings)
+    if abs(scale) > settings.scale_tolerance or shear > largest_shear:
         flags += ("BAD_SCALE",)
     places = (2.0 * frame.search_pixels / radius) ** 2 * _rotations(settings).size
     if log10_chance(fit.matches, expected) + math.log10(places) > settings.chance:
@@ -212,6 +228,7 @@ def solve(
         reference=frame.reference_index[fit.reference[fit.kept]],
         expected_by_chance=expected,
         vote=vote,
+        worst_error_mas=1e3 * fit.worst_arcsec,
     )
 
 
@@ -356,19 +373,35 @@ def _objections(
     fraction = np.count_nonzero(fit.detection[fit.kept] < bright) / bright
     second = vote.log10_runner_up < -3.0 and vote.runner_up > 0.3 * vote.votes
     raised = {
-        "AMBIGUOUS": second or _doubled(frame, fit.wcs.pixel_scale, settings),
+        "AMBIGUOUS": second or _doubled(frame, fit, settings),
         "FEW_MATCHES": fit.matches < settings.min_matches,
         "HIGH_RMS": 1e3 * fit.rms_arcsec > settings.rms_limit_mas,
         "LOW_FRACTION": fraction < 0.15,
+        "POORLY_SPREAD": 1e3 * fit.worst_arcsec > settings.worst_limit_mas,
     }
     return tuple(flag for flag, is_raised in raised.items() if is_raised)
 
 
-def _doubled(frame: Frame, pixel_scale: float, settings: AstrometrySettings) -> bool:
+def _largest_shear(frame: Frame, wcs: Tpv, few: bool, settings: AstrometrySettings) -> float:
+    """Shear to tolerate: there is more where the header lacks the distortion."""
+    if not (wcs.distorted or few):
+        return max(settings.scale_tolerance, settings.shear_tolerance)
+    half_diagonal = 0.5 * math.hypot(*frame.shape) * wcs.pixel_scale
+    return max(settings.shear_tolerance, 1e-3 * settings.rms_limit_mas / half_diagonal)
+
+
+def _doubled(frame: Frame, fit: PlateFit, settings: AstrometrySettings) -> bool:
     """Whether many of the bright detections have a companion at one and the same offset."""
     stars = frame.x[: settings.bright], frame.y[: settings.bright]
     # Detections share their errors of scale, so that finer bins will do than for the search.
-    width = 0.5 * settings.bin_arcsec / pixel_scale
+    width = 0.5 * settings.bin_arcsec / fit.wcs.pixel_scale
     reach = 3.0 * frame.search_pixels
     vote = vote_for_offset(stars, stars, frame.centre, np.zeros(1), reach, width, avoid=width)
-    return vote.log10_chance < settings.chance and vote.votes > 0.2 * stars[0].size
+    # Of many faint detections few are doubled, but of the stars in the catalogue all are.
+    many = min(0.2 * stars[0].size, 0.5 * fit.matches)
+    # A list against itself has most pairs at the smallest offsets: for a small frame, or stars
+    # in a corner, many more than the mean over the reach.
+    area = max(float(np.ptp(stars[0]) * np.ptp(stars[1])), width**2)
+    expected = (2.0 * width * stars[0].size) ** 2 / area
+    chance = log10_chance(vote.votes, expected) + 2.0 * math.log10(2.0 * reach / width)
+    return max(chance, vote.log10_chance) < settings.chance and vote.votes > many

@@ -18,6 +18,16 @@ Indices = NDArray[np.int64]
 
 TERMS = {1: 3, 2: 6, 3: 10}
 
+_FAR = 4.0
+"""Leverage beyond which a linear fit is held to the header's scale: two errors of a star."""
+
+_PRIOR = np.array([np.inf, np.inf, math.radians(0.3), 5e-4, 5e-4, 5e-4])
+"""Errors of what a header says: shifts, rotation (rad), scale and the two shears.
+
+DECam's headers are right to 1e-4; refraction stretches by up to 2e-3 at an airmass of 2.5,
+by 3e-4 at the zenith (R = 60 arcsec tan z, e.g. Smart, Spherical Astronomy, chapter 3).
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -94,6 +104,8 @@ class PlateFit:
         One-dimensional residual of those kept, not weighted.
     leverage : float
         Largest variance of the fit on the frame, in units of one star's.
+    worst_arcsec : float
+        Largest one-dimensional formal error of the fit on the frame.
     """
 
     wcs: Tpv
@@ -104,6 +116,7 @@ class PlateFit:
     chi_squared: Array
     rms_arcsec: float
     leverage: float
+    worst_arcsec: float
 
     @property
     def matches(self) -> int:
@@ -159,6 +172,8 @@ def fit_plate(
     pairs: tuple[Indices, Indices],
     order: int,
     misfit_arcsec: float = 0.0,
+    *,
+    anchored: bool = False,
 ) -> PlateFit | None:
     """Fit a polynomial correction of the tangent-plane coordinates.
 
@@ -177,6 +192,8 @@ def fit_plate(
         1, 2 or 3.
     misfit_arcsec : float
         Added in quadrature to every star's error.
+    anchored : bool
+        Hold a linear fit to the scale and shear of `wcs`, within the errors of a header.
 
     Returns
     -------
@@ -192,10 +209,14 @@ def fit_plate(
     xi, eta = gnomonic(frame.ra[reference], frame.dec[reference], wcs.crval)
     target = np.stack([xi, eta], axis=-1) - np.stack(wcs.distort(u, v), axis=-1)
     variance = frame.sigma_arcsec[detection] ** 2 + frame.reference_sigma_arcsec[reference] ** 2
-    clipped = _clipped_fit(basis, target, (variance + misfit_arcsec**2) / 3600.0**2)
+    fitted_variance = (variance + misfit_arcsec**2) / 3600.0**2
+    clipped = _clipped_fit(basis, target, fitted_variance, size if anchored else None)
     if clipped is None:
         return None
     coefficients, kept, squared = clipped
+    excess = max(1.0, float((squared / fitted_variance)[kept].mean()) / 2.0)
+    weight = np.where(kept, 1.0 / (excess * fitted_variance), 0.0)
+    places = _basis(*wcs.pixel_to_plane(*frame.grid(5)), centre, size, order)
     return PlateFit(
         wcs=wcs.corrected(coefficients[:, 0], coefficients[:, 1], centre, size),
         order=order,
@@ -204,7 +225,8 @@ def fit_plate(
         kept=kept,
         chi_squared=3600.0**2 * squared / variance,
         rms_arcsec=3600.0 * math.sqrt(float(squared[kept].mean()) / 2.0),
-        leverage=_leverage(frame, wcs, basis[kept], order),
+        leverage=_leverage(places, basis[kept]),
+        worst_arcsec=3600.0 * _worst(places, basis, weight, size if anchored else None),
     )
 
 
@@ -216,6 +238,8 @@ def best_order(
     A higher order must lower the Bayesian information criterion (Schwarz 1978, Ann.
     Statist. 6, 461) of the pairs that both fits kept, and nowhere on the frame may its
     formal error be larger than that of one star: then no corner without stars runs away.
+    A linear fit that would be more than two of one star's errors off somewhere keeps the
+    scale and shear of `wcs` within the errors of a header.
 
     Returns
     -------
@@ -223,6 +247,8 @@ def best_order(
         None if not even a linear fit is possible.
     """
     best = fit_plate(frame, wcs, pairs, 1)
+    if best is not None and best.leverage > _FAR:
+        return fit_plate(frame, wcs, pairs, 1, anchored=True)
     for order in range(2, max_order + 1):
         trial = fit_plate(frame, wcs, pairs, order)
         if best is None or trial is None or trial.leverage > 1.0:
@@ -314,12 +340,16 @@ def _basis(u: Array, v: Array, centre: tuple[float, float], size: float, order: 
 
 
 def _clipped_fit(
-    basis: Array, target: Array, variance: Array
+    basis: Array, target: Array, variance: Array, anchor: float | None
 ) -> tuple[Array, NDArray[np.bool_], Array] | None:
     """Coefficients, which stars were kept, and the squared residuals of all."""
     kept = np.ones(variance.size, bool)
     for _ in range(12):
-        solution = _least_squares(basis, target, np.where(kept, 1.0 / variance, 0.0))
+        weight = np.where(kept, 1.0 / variance, 0.0)
+        if anchor is None:
+            solution = _least_squares(basis, target, weight)
+        else:
+            solution = _anchored_least_squares(basis, target, weight, anchor)
         if solution is None:
             return None
         coefficients: Array = solution
@@ -342,14 +372,56 @@ def _least_squares(basis: Array, target: Array, weight: Array) -> Array | None:
     return np.asarray(np.linalg.solve(normal, weighted.T @ target), np.float64)
 
 
-def _leverage(frame: Frame, wcs: Tpv, basis: Array, order: int) -> float:
-    """Largest variance of the fit at 5 x 5 places, all stars weighing the same."""
+def _anchored_least_squares(
+    basis: Array, target: Array, weight: Array, size: float
+) -> Array | None:
+    """Linear coefficients, shape (3, 2), that `_PRIOR` holds to those of no change."""
+    both = _both_coordinates(basis)
+    normal = _anchored_normal(both, weight, size)
+    if not np.linalg.cond(normal) < 1e10:
+        return None
+    moments = np.einsum("nck,nc->k", both, weight[:, None] * target)
+    east, north, turn, scale, plus, cross = np.linalg.solve(normal, moments)
+    return np.array(
+        [[east, north], [scale + plus, turn + cross], [cross - turn, scale - plus]], np.float64
+    )
+
+
+def _both_coordinates(basis: Array) -> Array:
+    """Effect of the six parameters of `_PRIOR` on both coordinates, shape (n, 2, 6)."""
+    one, a, b = basis.T
+    none = np.zeros_like(one)
+    first = np.stack([one, none, -b, a, a, b], axis=-1)
+    second = np.stack([none, one, a, b, -b, a], axis=-1)
+    return np.stack([first, second], axis=1)
+
+
+def _anchored_normal(both: Array, weight: Array, size: float) -> Array:
+    """Normal matrix of the six parameters, `_PRIOR` included, shape (6, 6)."""
+    normal: Array = np.einsum("nck,n,ncl->kl", both, weight, both)
+    return normal + np.diag(1.0 / np.square(size * _PRIOR))
+
+
+def _leverage(places: Array, basis: Array) -> float:
+    """Largest variance of the fit at some places, all stars weighing the same."""
     normal = basis.T @ basis
     if not np.linalg.cond(normal) < 1e10:
         return math.inf
-    centre, size = _local_frame(wcs, frame)
-    places = _basis(*wcs.pixel_to_plane(*frame.grid(5)), centre, size, order)
     return float(np.einsum("ij,ji->i", places, np.linalg.solve(normal, places.T)).max())
+
+
+def _worst(places: Array, basis: Array, weight: Array, anchor: float | None) -> float:
+    """Largest one-dimensional formal error of the fit at some places, deg."""
+    if anchor is None:
+        normal = basis.T @ (weight[:, None] * basis)
+        moved = places[:, None, :]
+    else:
+        moved = _both_coordinates(places)
+        normal = _anchored_normal(_both_coordinates(basis), weight, anchor)
+    if not np.linalg.cond(normal) < 1e12:
+        return math.inf
+    variance = np.einsum("nck,kl,ncl->nc", moved, np.linalg.inv(normal), moved).mean(axis=1)
+    return math.sqrt(float(variance.max()))
 
 
 def _unit_vectors(ra: Array, dec: Array) -> Array:
