@@ -17,6 +17,12 @@ from prepipe.model import Ccd, Exposure, Kind, Night
 Run = Callable[..., Result]
 
 
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have set the width of tables."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run() -> Run:
     """Call ``prepipe`` with some words."""
