@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -180,7 +181,7 @@ def _lacking(site: Site, night: Night, made: Sequence[MadeMaster]) -> list[CcdRo
 def _command(lacking: Sequence[CcdRow], config: Path | None) -> str:
     nights = {row.exposure.night for row in lacking}
     which = f"--night {nights.pop().ut_name}" if len(nights) == 1 else "--all"
-    site = "" if config in (None, DEFAULT_CONFIG) else f" --config {config}"
+    site = "" if config in (None, DEFAULT_CONFIG) else f" --config {shlex.quote(str(config))}"
     return f"prepipe retry {which} --no-masters{site}"
 
 
