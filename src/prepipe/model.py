@@ -376,6 +376,8 @@ class Reduction:
         What the engine noticed, e.g. ``"NO_BIAS"``.
     wcs_rms_mas : float or None
         One-dimensional residual of the astrometric fit, milli-arcsec.
+    wcs_worst_mas : float or None
+        Largest formal error of the solution on the CCD, milli-arcsec.
     wcs_matches : int
         Reference stars in that fit.
     wcs_tries : tuple of WcsTry
@@ -411,6 +413,7 @@ class Reduction:
     ccd: int
     flags: tuple[str, ...] = ()
     wcs_rms_mas: float | None = None
+    wcs_worst_mas: float | None = None
     wcs_matches: int = 0
     wcs_tries: tuple[WcsTry, ...] = ()
     offset_arcsec: float | None = None

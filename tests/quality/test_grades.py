@@ -183,10 +183,22 @@ def test_there_is_a_reason_unless_it_is_green(figures, flags):
         {name: st.one_of(st.none(), numbers) for name in (*FIGURES, "zero_point")}
     ),
     flags=st.lists(st.sampled_from(FLAGS), max_size=3),
-    flag=st.sampled_from(FLAGS),
+    flag=st.sampled_from(FLAGS).filter(lambda flag: flag != "OTHER_BAND"),
 )
 def test_a_further_flag_never_gives_a_better_colour_where_figures_are_known(figures, flags, flag):
     known = {name: 0.01 if value is None else value for name, value in figures.items()}
     base = replace(GOOD, **known, flags=tuple(flags))
     more = replace(base, flags=(*base.flags, flag))
     assert grade(more, LIMITS).colour.rank >= grade(base, LIMITS).colour.rank
+
+
+def test_a_catalogue_of_another_band_cannot_accuse_the_zero_point():
+    poor = replace(GOOD, zero_point_scatter=0.7, extinction_mag=5.0)
+    assert grade(poor, LIMITS).colour is Colour.RED
+    assert grade(replace(poor, flags=("OTHER_BAND",)), LIMITS).colour is Colour.YELLOW
+
+
+def test_light_lost_to_clouds_costs_the_grade():
+    assert grade(replace(GOOD, extinction_mag=None), LIMITS).colour is Colour.GREEN
+    assert grade(replace(GOOD, extinction_mag=0.3), LIMITS).colour is Colour.GREEN
+    assert grade(replace(GOOD, extinction_mag=3.0), LIMITS).colour is Colour.RED

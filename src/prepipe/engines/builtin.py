@@ -229,6 +229,7 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
         ccd=raw.ccd.number,
         flags=results.flags,
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
+        wcs_worst_mas=None if solution is None else _known(solution.worst_error_mas),
         wcs_matches=0 if solution is None else solution.matches,
         wcs_tries=astrometry.tries,
         offset_east_arcsec=None if offset is None else offset[0],

@@ -142,6 +142,7 @@ def _quality_cards(raw: RawCcd, results: Results, reduction: Reduction) -> list[
         ("SKYNOISE", reduction.sky_noise_adu, "[adu] rms of the sky"),
         ("WCSOK", reduction.wcs_rms_mas is not None, "WCS solved against the catalogue"),
         ("WCSRMS", reduction.wcs_rms_mas, "[mas] residual of one coordinate"),
+        ("WCSWORST", reduction.wcs_worst_mas, "[mas] largest formal error on the CCD"),
         ("WCSNUM", reduction.wcs_matches, "stars of the WCS"),
         ("WCSOFF", reduction.offset_arcsec, "[arcsec] pointing error found"),
         ("NSOURCES", reduction.n_sources, "sources detected"),

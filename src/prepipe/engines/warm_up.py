@@ -58,6 +58,7 @@ def _frame() -> tuple[RawCcd, ReferenceCatalogue]:
     star = np.exp(-(squares + squares[:, None]) / 5.8) / 18.0
     for column, row, light in zip(x, y, flux, strict=True):
         image[row - 12 : row + 13, column - 12 : column + 13] += light * star
+    image[100:140, 100] = 65535.0  # a bleed trail
     pixels = np.clip(image, 0, 65535).astype(np.uint16)
     start = datetime(2020, 1, 1, 6, tzinfo=UTC)
     exposure = Exposure("warm-up", 1, Kind.OBJECT, "", "g", start, 20.0, Night.of(start))

@@ -43,6 +43,9 @@ _FIGURES = (
 _STARS = frozenset({"seeing_arcsec", "ellipticity"})
 _WCS = frozenset({"wcs_rms_mas"})
 _ZERO_POINT = frozenset({"zero_point", "zero_point_scatter"})
+_OF_THE_BAND = frozenset({"zero_point_scatter", "extinction_mag"})
+"""Figures that say nothing where the catalogue is of another band."""
+
 _ALL = _STARS | _WCS | _ZERO_POINT
 
 _RED, _ORANGE, _YELLOW = Colour.RED, Colour.ORANGE, Colour.YELLOW
@@ -77,13 +80,16 @@ _FLAGS = {
     ),
     "NO_MATCH": _Meaning(_RED, "the sources match no part of the catalogue in reach", _WCS),
     "AMBIGUOUS": _Meaning(_RED, "two pointings fit: doubled exposure, or a jump", _WCS),
-    "BAD_SCALE": _Meaning(_RED, "the pixel scale found is not the camera's", _WCS),
+    "BAD_SCALE": _Meaning(_RED, "the pixel scale or shear found is not the camera's", _WCS),
     "FEW_MATCHES": _Meaning(_RED, "too few stars match the catalogue", _WCS),
     "FEW_REFERENCES": _Meaning(
         _RED, "only {r.wcs_matches} reference stars matched: the WCS cannot be trusted", _WCS
     ),
     "HIGH_RMS": _Meaning(_RED, "matched stars lie too far from their places", _WCS),
     "CHANCE": _Meaning(_RED, "as many stars might match by chance", _WCS),
+    "POORLY_SPREAD": _Meaning(
+        _ORANGE, "the WCS's stars lie in one part of the CCD: far from them it may be off"
+    ),
     "LOW_FRACTION": _Meaning(_YELLOW, "few of the bright sources are in the catalogue"),
     "NO_REFERENCE": _Meaning(
         _ORANGE, "no star catalogue given: neither WCS nor zero point checked", _WCS | _ZERO_POINT
@@ -97,7 +103,6 @@ _FLAGS = {
     "OTHER_BAND": _Meaning(
         _YELLOW,
         "the catalogue has neither this band nor Gaia colours: the zero point is approximate",
-        _ZERO_POINT,
     ),
 }
 
@@ -134,14 +139,15 @@ def _from_flags(reduction: Reduction) -> Iterator[tuple[Colour, str]]:
 
 def _from_figures(reduction: Reduction, limits: Limits) -> Iterator[tuple[Colour, str]]:
     known = [_FLAGS[flag] for flag in reduction.flags if flag in _FLAGS]
+    meaningless = _OF_THE_BAND if "OTHER_BAND" in reduction.flags else frozenset()
     explained = frozenset().union(*(meaning.explains for meaning in known))
     for figure in _FIGURES:
-        if figure.name in explained:
+        if figure.name in meaningless:
             continue
         value = _measured(getattr(reduction, figure.name))
         if value is not None:
             yield from _against_limits(figure, value, getattr(limits, figure.name))
-        elif not figure.optional:
+        elif figure.name not in explained and not figure.optional:
             yield Colour.ORANGE, f"{figure.words} could not be measured"
     zero_point = reduction.zero_point
     missing = zero_point is None or not math.isfinite(zero_point)
