@@ -23,7 +23,7 @@ from prepipe.calibrate.refcat import ReferenceStars
 from prepipe.calibrate.sources import Sources
 from prepipe.calibrate.tpv import POWERS, Tpv, gnomonic
 from prepipe.engines.reference import load_reference
-from prepipe.engines.steps import _attempt
+from prepipe.engines.sky import _attempt
 
 SDSS = Tpv.from_header(
     {

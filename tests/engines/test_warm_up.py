@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prepipe.cameras.generic import Cards, Description, GenericCamera
 from prepipe.config import Calibration
-from prepipe.engines.steps import Masters, clean_pixels, measure_sources, solve_wcs
+from prepipe.engines.sky import solve_wcs
+from prepipe.engines.steps import Masters, clean_pixels, measure_sources
 from prepipe.engines.warm_up import _frame, warm_up
 
 

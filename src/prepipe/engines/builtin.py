@@ -26,16 +26,8 @@ from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.reference import load_reference
 from prepipe.engines.reference_manifest import MANIFEST
-from prepipe.engines.steps import (
-    Clean,
-    Masters,
-    Measured,
-    Results,
-    calibrate_flux,
-    clean_pixels,
-    measure_sources,
-    solve_wcs,
-)
+from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
+from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.errors import InputError, StorageError
 from prepipe.model import Kind, Layout, Reduction
 from prepipe.quality.grades import grade

@@ -16,7 +16,7 @@ from prepipe.engines.base import Outcome
 from prepipe.engines.names import catalogue_path
 from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_catalogue, write_image
 from prepipe.engines.raw import RawCcd
-from prepipe.engines.steps import Astrometry, Photometry, Results
+from prepipe.engines.sky import Astrometry, Photometry, Results
 from prepipe.model import Reduction
 
 __all__ = ["write_products"]

@@ -14,13 +14,8 @@ from prepipe.cameras.generic import Cards, Description, GenericCamera
 from prepipe.codec.rice_image import compile_kernels
 from prepipe.config import Calibration
 from prepipe.engines.raw import RawCcd
-from prepipe.engines.steps import (
-    Masters,
-    calibrate_flux,
-    clean_pixels,
-    measure_sources,
-    solve_wcs,
-)
+from prepipe.engines.sky import calibrate_flux, solve_wcs
+from prepipe.engines.steps import Masters, clean_pixels, measure_sources
 from prepipe.model import Ccd, Exposure, Kind, Night
 
 __all__ = ["warm_up"]
