@@ -203,6 +203,6 @@ def _advice(path: Path, error: OSError) -> str:
     }
     if error.errno == errno.ENOENT:
         return f"{path} does not exist; look at its name, and whether its disk is mounted"
-    reason = error.strerror or str(error)
+    reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
     remedy = remedies.get(error.errno or 0, "see the system's log")
     return f"{path}: {reason}; {remedy}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -158,15 +157,25 @@ def test_sigterm_stops_cleanly_and_a_second_one_beside_it_is_refused(site, comma
     assert "SIGTERM: stopping" in told
 
 
-def test_a_first_interrupt_asks_and_a_second_one_insists():
-    said: list[str] = []
-    with stop_on_signals(said.append) as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        wait_until(stop.is_set)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    assert len(said) == 1
+STUBBORN = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from prepipe.cli.signals import stop_on_signals
+with stop_on_signals(lambda said: print(said, flush=True)), ThreadPoolExecutor(1) as pool:
+    print("ready", flush=True)
+    pool.submit(time.sleep, 100).result()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_asks_and_a_second_one_ends_even_what_hangs(number):
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as stubborn:
+        assert stubborn.stdout is not None
+        assert stubborn.stdout.readline() == b"ready\n"
+        stubborn.send_signal(number)
+        assert b"stopping" in stubborn.stdout.readline()
+        stubborn.send_signal(number)
+        assert stubborn.wait(PATIENCE_S) == 130
 
 
 def test_the_signals_are_given_back():

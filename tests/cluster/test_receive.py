@@ -428,3 +428,21 @@ def test_no_damage_ever_stops_the_receiver_or_passes_unseen(tmp_path_factory, da
         assert journal.rows() == []
     finally:
         journal.close()
+
+
+def test_a_packet_moved_while_the_journal_was_full_is_registered_later(
+    landing, journal, receiver, monkeypatch
+):
+    make_packet(landing, 7, 1)
+    look(receiver)
+    make_packet(landing, 8, 1)
+
+    def full(*_args, **_kwargs):
+        raise StorageError("database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "add_exposure", full)
+        with pytest.raises(StorageError):
+            look(receiver)
+    assert What.LANDED in kinds(look(receiver))
+    assert {row.key.exposure for row in journal.rows(Stage.LANDED)} == {7, 8}

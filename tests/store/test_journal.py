@@ -89,11 +89,23 @@ def test_two_cameras_may_have_the_same_exposure_number(journal: Journal) -> None
     assert len(journal.rows(exposure=941420)) == 2
 
 
-def test_another_file_with_other_content_and_the_same_number_is_refused(journal: Journal) -> None:
-    journal.add_exposure(exposure(), [S1], path=Path("a.fits"), checksum="a")
-    with pytest.raises(DuplicateError, match=r"b\.fits.*already known from a\.fits"):
+def test_another_file_with_other_content_and_the_same_number_is_refused(
+    journal: Journal, tmp_path: Path
+) -> None:
+    first = tmp_path / "a.fits"
+    first.touch()
+    journal.add_exposure(exposure(), [S1], path=first, checksum="a")
+    with pytest.raises(DuplicateError, match=r"b\.fits.*already known from .*a\.fits"):
         journal.add_exposure(exposure(), [S1, N1], path=Path("b.fits"), checksum="b")
     assert len(journal.rows()) == 1, "nothing of a refused file is kept"
+
+
+def test_once_the_first_file_is_removed_the_other_takes_its_place(
+    journal: Journal, tmp_path: Path
+) -> None:
+    journal.add_exposure(exposure(), [S1], path=tmp_path / "removed.fits", checksum="a")
+    fresh = journal.add_exposure(exposure(), [S1, N1], path=tmp_path / "b.fits", checksum="b")
+    assert [found.ccd for found in fresh] == [25, 32]
 
 
 def test_a_rewritten_file_makes_its_ccds_begin_anew(journal: Journal) -> None:

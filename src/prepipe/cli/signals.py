@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from prepipe.cli.app import INTERRUPTED
+
 __all__ = ["stop_on_signals"]
 
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], object]) -> Iterator[threading.Event]:
-    """Give an event that SIGTERM or SIGINT sets; a second SIGINT interrupts at once.
+    """Give an event that SIGTERM or SIGINT sets; a second one ends the process at once.
 
     Parameters
     ----------
@@ -27,8 +30,9 @@ def stop_on_signals(say: Callable[[str], object]) -> Iterator[threading.Event]:
     stop = threading.Event()
 
     def ask_to_stop(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if stop.is_set():
+            # The journal survives any death; waiting for a hanging link would not end.
+            os._exit(INTERRUPTED)
         if not stop.is_set():
             stop.set()
             # Printing inside a signal handler could meet a print that it interrupted.

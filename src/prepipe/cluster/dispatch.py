@@ -67,7 +67,8 @@ class Dispatcher:
         self._work = work
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
-        self._held_up: dict[CcdKey, int] = {}
+        self._obstacles = 0
+        self._next_probe = 0.0
         self._hints: dict[CcdKey, tuple[PointingHint, ...]] = {}
         self.answered = threading.Event()
         """Set when a worker has answered."""
@@ -79,12 +80,8 @@ class Dispatcher:
 
     @property
     def held_up(self) -> bool:
-        """Whether nothing is under way, and all that waits was held up too often."""
-        if self._flying:
-            return False
-        landed = {row.key for row in self._journal.rows(Stage.LANDED)}
-        tries = self._site.cluster.tries
-        return bool(landed) and all(self._held_up.get(key, 0) >= tries for key in landed)
+        """Whether nothing is under way, and what holds all up was met too often."""
+        return not self._flying and self._obstacles >= self._site.cluster.tries
 
     def serve(self) -> Iterator[Event]:
         """Note the answers that have come, then keep the workers busy.
@@ -133,7 +130,7 @@ class Dispatcher:
         seconds = sum(outcome.reduction.seconds.values())
         self._journal.calibrated(key, outcome.reduction, outcome.grade, seconds)
         self._rest_until.pop(key, None)
-        self._held_up.pop(key, None)
+        self._obstacles = 0
         self._rescue(key)
         text = "; ".join(outcome.grade.reasons)
         return Event(What.CALIBRATED, str(key), text, key, outcome.grade)
@@ -145,8 +142,8 @@ class Dispatcher:
             rungs = ", ".join(dict.fromkeys(hint.rung for hint in hints))
             self._journal.return_to(row.key, Stage.LANDED, f"another try at its WCS: {rungs}")
 
-    def _fail(self, row: CcdRow, error: BaseException) -> Event:
-        if isinstance(error, ConfigError | StorageError):
+    def _fail(self, row: CcdRow, error: BaseException) -> Event | None:
+        if isinstance(error, ConfigError | StorageError) and row.packet not in str(error):
             return self._hold_up(row, str(error))
         ours = isinstance(error, PrepipeError)
         reason = str(error) if ours else f"{type(error).__name__}: {error}"
@@ -162,20 +159,25 @@ class Dispatcher:
         what = What.QUARANTINED if quarantined else What.FAILED
         return Event(what, str(row.key), reason, row.key)
 
-    def _hold_up(self, row: CcdRow, obstacle: str) -> Event:
-        """Let a CCD wait for what is no fault of its own: a disk, a file that all need."""
+    def _hold_up(self, row: CcdRow, obstacle: str) -> Event | None:
+        """Let all wait for what is no fault of a CCD: a disk, a file that all need. Told once."""
         self._journal.wait(row.key, Stage.CALIBRATED, obstacle)
-        held = self._held_up.get(row.key, 0) + 1
-        self._held_up[row.key] = held
-        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**held)
-        self._rest_until[row.key] = time.monotonic() + rest_s
-        return Event(What.TROUBLE, str(row.key), obstacle, row.key)
+        self._obstacles += 1
+        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**self._obstacles)
+        self._next_probe = time.monotonic() + rest_s
+        first = self._obstacles == 1
+        return Event(What.TROUBLE, str(row.key), obstacle, row.key) if first else None
 
     def _begin(self) -> Iterator[Event]:
         free_bytes = self._free_bytes()
         room = may_begin(self._compute.slots, len(self._flying), free_bytes)
         if not room and self._flying:
             return
+        if self._obstacles:
+            # One CCD at a time finds out whether the way is free again.
+            if self._flying or time.monotonic() < self._next_probe:
+                return
+            room = min(room, 1)
         waiting = 0
         looked_at = room + len(self._flying) + len(self._rest_until) + LOOK_AHEAD
         for row in self._journal.rows(Stage.LANDED, limit=looked_at):
@@ -185,13 +187,15 @@ class Dispatcher:
                 self._journal.advance(row.key, Stage.CALIBRATED)
                 yield Event(What.AWAITING, str(row.key), "kept for the masters", row.key)
             elif not os.path.lexists(row.packet):
-                yield self._fail(row, InputError(_missing(row)))
+                failed = self._fail(row, InputError(_missing(row)))
+                if failed is not None:
+                    yield failed
             elif room:
                 room -= 1
                 yield self._send(row)
             else:
                 waiting += 1
-        if waiting and not self._flying:
+        if waiting and not self._flying and not self._obstacles:
             raise StorageError(
                 f"{self._site.cluster.products}: only {free_bytes >> 20} MiB are free, so that no "
                 f"CCD is begun and {waiting} wait; free some space, then it goes on by itself"

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from prepipe.cameras import load_camera
 from prepipe.cluster.dispatch import Dispatcher, Work
 from prepipe.cluster.events import Event, Report, What
 from prepipe.cluster.receive import Receiver
@@ -57,6 +58,7 @@ class Ingest:
     ) -> None:
         cluster = site.cluster
         self._cluster = cluster
+        self._camera = site.camera
         self._reference = site.calibration.reference
         self._on_event = on_event
         self._receiver = Receiver(cluster.landing, journal, settle_s=cluster.poll_s)
@@ -88,6 +90,7 @@ class Ingest:
         """
         stop = stop or threading.Event()
         self._report = Report()
+        load_camera(self._camera)
         reference = self._reference
         if reference is not None and not reference.exists():
             raise ConfigError(f"calibration.reference: {reference} does not exist; give its path")

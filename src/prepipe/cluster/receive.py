@@ -43,6 +43,9 @@ REASON_SUFFIX = ".reason.txt"
 AT_ONCE = 64
 """Packets taken between two listings, so that one just landed need not wait for a backlog."""
 
+UNREADABLE = 60.0
+"""A packet that cannot be read is given this many times longer than one that is damaged."""
+
 _SAME_START_S = 1.0
 
 
@@ -88,6 +91,14 @@ class Receiver:
         StorageError
             If the directory cannot be read or written; nothing is lost by that.
         """
+        try:
+            yield from self._look()
+        except StorageError:
+            # What was moved and not registered is found again where an earlier run's would be.
+            self._taken_up = False
+            raise
+
+    def _look(self) -> Iterator[Event]:
         if not self._taken_up:
             yield from self._take_up()
             self._taken_up = True
@@ -128,7 +139,9 @@ class Receiver:
         try:
             packet = _read(path)
         except (PacketError, StorageError) as error:
-            if not os.path.lexists(path) or not self._has_held(path.name, found, settle_s):
+            # A disk that cannot be read now may be read soon: no reason to send anything again.
+            patience_s = settle_s if isinstance(error, PacketError) else UNREADABLE * settle_s
+            if not os.path.lexists(path) or not self._has_held(path.name, found, patience_s):
                 return None
             raise PacketError(str(error)) from error
         self._doubts.pop(path.name, None)

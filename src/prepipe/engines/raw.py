@@ -24,7 +24,7 @@ from prepipe.codec.fits_bytes import FitsFile, HduSpan
 from prepipe.codec.headers import image_cards
 from prepipe.codec.packet import open_packet
 from prepipe.codec.tiles import decode_rows
-from prepipe.errors import FitsError, HeaderError, PixelError, PrepipeError
+from prepipe.errors import FitsError, HeaderError, PacketError, PixelError, PrepipeError
 from prepipe.model import Ccd, Exposure, Layout, Packet
 
 __all__ = ["RawCcd", "list_ccds", "merged", "read_ccd", "read_exposure"]
@@ -175,6 +175,7 @@ def _read_packet(path: Path, camera: Camera) -> RawCcd:
     with _understood(path):
         primary, extension = header_from_cards(primary_cards), header_from_cards(cards)
         exposure = camera.exposure(merged(primary, extension))
+        _require_agreement(path, exposure, packet.packet)
     return RawCcd(
         exposure,
         packet.packet.ccd,
@@ -184,6 +185,16 @@ def _read_packet(path: Path, camera: Camera) -> RawCcd:
         cards=(primary_cards, cards),
         packet=packet.packet,
     )
+
+
+def _require_agreement(path: Path, exposure: Exposure, packet: Packet) -> None:
+    """Products are named by the cards, the journal by the packet: they must mean one exposure."""
+    told = packet.exposure
+    if (exposure.number, exposure.night) != (told.number, told.night):
+        raise PacketError(
+            f"{path}: its cards are those of exposure {exposure.number} of {exposure.night}, "
+            f"not {told.number} of {told.night}; pack it again"
+        )
 
 
 def _read_hdu(path: Path, index: int, camera: Camera) -> RawCcd:

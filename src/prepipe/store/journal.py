@@ -152,12 +152,13 @@ class Journal:
         known = connection.execute(select(table).where(same)).one()
         row_id: int = known.id
         rewritten = bool(checksum and known.checksum and known.checksum != checksum)
-        if rewritten and known.path != str(path):
+        there = bool(known.path) and Path(known.path).exists()
+        if rewritten and known.path != str(path) and there:
             raise DuplicateError(
                 f"{path}: exposure {exposure.number} is already known from {known.path} with other "
                 "content; check which one is right and remove the other"
             )
-        moved = bool(checksum) and not (known.path and Path(known.path).exists())
+        moved = bool(checksum) and not there
         if rewritten or moved:
             connection.execute(update(table).where(table.c.id == row_id).values(values))
         return row_id, rewritten

@@ -84,6 +84,7 @@ class Push:
         self._next_question = 0.0
         self._next_look = 0.0
         self._looks = 0
+        self._once = False
         self._untaken: dict[str, str] = {}
         self._trouble = ""
         self._under_way: dict[Future[Carried | None], CcdRow] = {}
@@ -113,6 +114,7 @@ class Push:
         stop = stop or threading.Event()
         self._report = Report()
         self._looks = 0
+        self._once = once
         self._watcher.unfinished_s = 0.0 if once else UNFINISHED_S
         with (
             sole_user(self._site.telescope.work / "push.lock"),
@@ -143,8 +145,9 @@ class Push:
             arrivals = self._watcher.poll()
             trouble = self._watcher.trouble
             for arrival in arrivals:
-                if stop.is_set():
-                    return
+                # Newer ones may have come meanwhile; those left over come again.
+                if stop.is_set() or (not self._once and self._clock() >= self._next_look):
+                    break
                 self._take(arrival)
                 self._settle_finished()
                 self._top_up(pool)
