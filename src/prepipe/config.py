@@ -153,6 +153,9 @@ class Cluster(_Section):
         1.0, gt=0, description="seconds between two looks at the landing directory"
     )
     tries: int = Field(3, ge=1, description="a CCD that failed this often is quarantined")
+    time_limit_s: float = Field(
+        600.0, gt=0, description="a worker that takes longer over one CCD hangs and is replaced"
+    )
 
 
 class Rescue(_Section):

@@ -258,3 +258,13 @@ def test_workers_ignore_the_interrupt_that_reaches_the_whole_terminal(compute):
     os.kill(pid, signal.SIGINT)
     time.sleep(0.1)
     assert pid in compute.worker_ids()
+
+
+def test_a_worker_that_hangs_is_replaced():
+    compute = LocalCompute(1, time_limit_s=5.0)
+    try:
+        with pytest.raises(TransientError, match="hung"):
+            compute.submit(time.sleep, 100.0).result(PATIENCE_S)
+        assert compute.submit(double, 4).result(PATIENCE_S) == 8
+    finally:
+        compute.close()

@@ -170,7 +170,7 @@ def release(
             changes += _releases(journals, None, ccd)
             changes += [] if ccd is not None else _file_releases(journals, None)
         for name in wanted:
-            exposure = int(name) if name.isdigit() else None
+            exposure = int(name) if name.isdecimal() else None
             if exposure is not None:
                 found = list(_releases(journals, exposure, ccd))
             else:

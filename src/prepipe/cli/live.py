@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from prepipe.cli.journals import FINISHED
-from prepipe.cli.output import console
+from prepipe.cli.output import console, printable
 from prepipe.errors import PrepipeError
 from prepipe.model import Stage
 
@@ -174,4 +174,4 @@ def exposure_line(rows: list[CcdRow]) -> str:
 
 def _log(sentence: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    typer.echo(f"{stamp} {sentence}", err=True)
+    typer.echo(f"{stamp} {printable(sentence)}", err=True)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Failures", "console", "make_table", "number", "plain", "print_json", "print_table"]
+__all__ = [
+    "Failures",
+    "console",
+    "make_table",
+    "number",
+    "plain",
+    "print_json",
+    "print_table",
+    "printable",
+]
 
 PIPE_WIDTH = 1000
 """Columns of a table that goes into a pipe or file, unless COLUMNS tells."""
@@ -51,6 +60,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would take for a command: headers are free text."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def number(value: float | None, digits: int = 2, unit: str = "") -> str:
     """A number for a person; a dash where there is none."""
     if value is None or not math.isfinite(value):
@@ -64,7 +78,7 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     told = os.environ.get("COLUMNS", "")
-    width = None if stream.isatty() else int(told) if told.isdigit() else PIPE_WIDTH
+    width = None if stream.isatty() else int(told) if told.isdecimal() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
 
 
@@ -81,7 +95,9 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
             column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(
+            *(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row)
+        )
     return table
 
 
@@ -101,7 +117,7 @@ class Failures:
         sentence = str(reason)
         self.reasons[str(name)] = sentence
         named = sentence if str(name) in sentence else f"{name}: {sentence}"
-        typer.echo(f"failed: {named}", err=True)
+        typer.echo(f"failed: {printable(named)}", err=True)
 
     def finish(self) -> None:
         """Exit with 1 if anything failed.

@@ -156,7 +156,7 @@ def _ccds(text: str | None) -> tuple[int | tuple[int, ...] | None, int]:
     """What the simulation is told, and how many CCDs that is."""
     if text is None:
         return None, SCIENCE_CCDS
-    if text.isdigit():
+    if text.isdecimal():
         return int(text), int(text)
     numbers = number_list(text, "--ccds")
     return numbers, len(numbers)

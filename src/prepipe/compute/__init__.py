@@ -21,4 +21,4 @@ def open_compute(site: Site, warm_up: Callable[[], object] | None = None) -> Com
         A top-level function that each worker calls before its first order, such as one
         that compiles what is compiled at first use.
     """
-    return LocalCompute(site.cluster.workers, warm_up)
+    return LocalCompute(site.cluster.workers, warm_up, site.cluster.time_limit_s)

@@ -54,15 +54,24 @@ class LocalCompute:
         How many.
     warm_up : callable, optional
         A top-level function that each worker calls before its first order.
+    time_limit_s : float
+        A worker that takes longer over one order hangs: it is killed and replaced.
     """
 
-    def __init__(self, workers: int, warm_up: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        warm_up: Callable[[], object] | None = None,
+        time_limit_s: float = 600.0,
+    ) -> None:
         for name in _ONE_THREAD:
             os.environ.setdefault(name, "1")
         self.slots = workers
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._closing = Event()
-        self._served = [_Slot(self._tasks, self._closing, warm_up) for _ in range(workers)]
+        self._served = [
+            _Slot(self._tasks, self._closing, warm_up, time_limit_s) for _ in range(workers)
+        ]
 
     def submit(self, work: Callable[[Order], Outcome], order: Order) -> Future[Outcome]:
         """Carry out `work(order)` in a worker, first come first served.
@@ -119,10 +128,12 @@ class _Slot:
         tasks: SimpleQueue[_Task | None],
         closing: Event,
         warm_up: Callable[[], object] | None,
+        time_limit_s: float,
     ) -> None:
         self._tasks = tasks
         self._closing = closing
         self._warm_up = warm_up
+        self._time_limit_s = time_limit_s
         self._worker: _Worker | None = None
         self._changing = Lock()
         # a worker dies with the thread that made it, so that thread must be one that lasts
@@ -149,7 +160,7 @@ class _Slot:
             if not task.future.set_running_or_notify_cancel():
                 continue
             try:
-                outcome = self._living_worker().carry_out(task.work, task.order)
+                outcome = self._living_worker().carry_out(task.work, task.order, self._time_limit_s)
             except BaseException as error:
                 task.future.set_exception(error)
             else:
@@ -192,9 +203,15 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
 
-    def carry_out(self, work: Callable[[Any], Any], order: Any) -> Any:
+    def carry_out(self, work: Callable[[Any], Any], order: Any, time_limit_s: float) -> Any:
         try:
             self._channel.send((work, order))
+            if not self._channel.poll(time_limit_s):
+                self.kill()
+                self._process.join(_STOP_S)
+                raise TransientError(
+                    f"the worker hung over it for {time_limit_s:g} s and was stopped"
+                )
             answer: Answer = self._channel.recv()
         except (EOFError, OSError):
             self._process.join(_STOP_S)
