@@ -90,7 +90,7 @@ def calibrate(
 
 def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibration:
     """How to calibrate; a catalogue that no CCD could use is found out here, not CCD by CCD."""
-    from prepipe.engines.reference import load_reference  # noqa: PLC0415
+    from prepipe.engines.reference import load_reference
 
     settings = site.calibration
     if refcat is not None:
@@ -120,8 +120,8 @@ def _column_names(text: str) -> dict[str, str]:
 
 
 def _orders(files: list[Path], base: dict[str, Any], failures: Failures) -> Iterator[Order]:
-    from prepipe.cameras import load_camera  # noqa: PLC0415
-    from prepipe.engines.base import Order  # noqa: PLC0415
+    from prepipe.cameras import load_camera
+    from prepipe.engines.base import Order
 
     camera = load_camera(base["camera"])
     seen: dict[str, Path] = {}
@@ -141,9 +141,9 @@ def _orders(files: list[Path], base: dict[str, Any], failures: Failures) -> Iter
 
 def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[int | None]]:
     """The exposure of a file, and the HDUs of its CCDs; a packet has one CCD and no HDUs."""
-    from prepipe.codec.fits_bytes import scan_fits  # noqa: PLC0415
-    from prepipe.codec.packet import read_header  # noqa: PLC0415
-    from prepipe.engines.raw import list_ccds, read_exposure  # noqa: PLC0415
+    from prepipe.codec.fits_bytes import scan_fits
+    from prepipe.codec.packet import read_header
+    from prepipe.engines.raw import list_ccds, read_exposure
 
     hdus: list[int | None] = [None]
     if path.suffix == PACKET:
@@ -161,7 +161,7 @@ def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[int | None]
 def _carried_out(
     orders: list[Order], workers: int
 ) -> Iterator[tuple[Order, Outcome | PrepipeError]]:
-    from prepipe.engines.builtin import carry_out  # noqa: PLC0415
+    from prepipe.engines.builtin import carry_out
 
     if workers == 1 or len(orders) == 1:
         for order in orders:
@@ -170,9 +170,9 @@ def _carried_out(
             except PrepipeError as error:
                 yield order, error
         return
-    from concurrent.futures import as_completed  # noqa: PLC0415
+    from concurrent.futures import as_completed
 
-    from prepipe.compute.local import LocalCompute  # noqa: PLC0415
+    from prepipe.compute.local import LocalCompute
 
     compute = LocalCompute(min(workers, len(orders)))
     try:

@@ -36,7 +36,7 @@ def capacity_checks(site: Site, ends: Sequence[str]) -> list[Callable[[], Check]
 
 def check_packing(site: Site) -> Check:
     """Whether the CCDs of an exposure can be packed before the next one comes."""
-    from prepipe.cameras import load_camera  # noqa: PLC0415
+    from prepipe.cameras import load_camera
 
     ccds = max(1, len(load_camera(site.camera).focal_plane()))
     needed_s = ccds * PACKING_CORE_S.get(site.pack.codec, 0.0)

@@ -152,7 +152,7 @@ def check_libraries() -> Check:
 
 def check_numba_cache() -> Check:
     """Whether compiled kernels can be kept, so that they are compiled only once."""
-    import prepipe  # noqa: PLC0415
+    import prepipe
 
     asked = os.environ.get("NUMBA_CACHE_DIR")
     package = Path(prepipe.__file__).parent / "calibrate"
@@ -265,8 +265,8 @@ def _kept_by_ntp() -> bool | None:
 
 def check_journal(end: str, work: Path) -> Check:
     """Whether the journal of an end can be opened and written."""
-    from prepipe.cli.journals import JOURNAL_NAME  # noqa: PLC0415
-    from prepipe.store import Journal  # noqa: PLC0415
+    from prepipe.cli.journals import JOURNAL_NAME
+    from prepipe.store import Journal
 
     title, path = f"journal ({end})", work / JOURNAL_NAME
     try:
@@ -283,9 +283,9 @@ def check_journal(end: str, work: Path) -> Check:
 
 def check_codec(site: Site) -> Check:
     """Whether the codec gives back a small frame of noise."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from prepipe.codec import get_codec  # noqa: PLC0415
+    from prepipe.codec import get_codec
 
     pixels = np.random.default_rng(1).normal(1500, 10, (64, 64)).astype(np.uint16)
     try:
@@ -300,7 +300,7 @@ def check_codec(site: Site) -> Check:
 
 def check_camera(name: str) -> Check:
     """Whether the camera is known."""
-    from prepipe.cameras import load_camera  # noqa: PLC0415
+    from prepipe.cameras import load_camera
 
     try:
         camera = load_camera(name)
@@ -354,7 +354,7 @@ def check_link(site: Site) -> Check:
 
 
 def _ask_far_side(site: Site, answers: SimpleQueue[dict[str, int] | Exception]) -> None:
-    from prepipe.link import open_link  # noqa: PLC0415
+    from prepipe.link import open_link
 
     try:
         link = open_link(site.link)
@@ -368,7 +368,7 @@ def _ask_far_side(site: Site, answers: SimpleQueue[dict[str, int] | Exception]) 
 
 def check_reference(site: Site) -> Check:
     """Whether the reference catalogue can be read and its columns are recognised."""
-    from prepipe.engines.reference import load_reference  # noqa: PLC0415
+    from prepipe.engines.reference import load_reference
 
     path = site.calibration.reference
     if path is None:

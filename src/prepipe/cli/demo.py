@@ -50,7 +50,7 @@ def demo(
     calibrated and graded by the same code that a site runs.
     """
     typer.echo("prepipe: starting a simulated night", err=True)
-    from prepipe.cli.night import run_demo  # noqa: PLC0415
+    from prepipe.cli.night import run_demo
 
     begin = time.monotonic()
 

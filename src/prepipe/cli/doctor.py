@@ -31,8 +31,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look whether this site can work, and say what to do where it cannot."""
-    from prepipe.cli.capacity import capacity_checks  # noqa: PLC0415
-    from prepipe.cli.checks import CLUSTER, TELESCOPE, State, all_checks  # noqa: PLC0415
+    from prepipe.cli.capacity import capacity_checks
+    from prepipe.cli.checks import CLUSTER, TELESCOPE, State, all_checks
 
     if only not in (None, TELESCOPE, CLUSTER):
         raise ConfigError(f"--only {only}: say telescope or cluster")
@@ -55,7 +55,7 @@ def doctor(
 
 
 def _carried_out(check: Callable[[], Check]) -> Check:
-    from prepipe.cli.checks import Check, State  # noqa: PLC0415
+    from prepipe.cli.checks import Check, State
 
     try:
         return check()
@@ -66,7 +66,7 @@ def _carried_out(check: Callable[[], Check]) -> Check:
 
 
 def _line(check: Check) -> Text:
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     line = Text(f"{check.state.value:8}", style=STYLES[check.state])
     line.append(f"{check.name:24} {check.found}", style="default")

@@ -60,7 +60,7 @@ class Journals:
         night : Night, optional
             Only this one; a file in quarantine may be of any.
         """
-        from prepipe.store.status import night_status  # noqa: PLC0415
+        from prepipe.store.status import night_status
 
         rows = {
             end: journal.rows(exposure=exposure, night=night)
@@ -101,7 +101,7 @@ def _is_about(path: str, exposure: int | None) -> bool:
 
 
 def _opened(work: Path) -> Journal | None:
-    from prepipe.store import Journal  # noqa: PLC0415
+    from prepipe.store import Journal
 
     path = work / JOURNAL_NAME
     return Journal(path) if path.is_file() else None

@@ -87,14 +87,14 @@ class Display:
     def _on_screen(self) -> AbstractContextManager[object]:
         if not self._terminal:
             return nullcontext()
-        from rich.live import Live  # noqa: PLC0415
+        from rich.live import Live
 
         self._live = Live(console=console(stderr=True), auto_refresh=False)
         live: AbstractContextManager[object] = self._live
         return live
 
     def _look_again_and_again(self) -> None:
-        from prepipe.store import Journal  # noqa: PLC0415
+        from prepipe.store import Journal
 
         journal = None
         while True:
@@ -122,7 +122,7 @@ class Display:
                 _log(exposure_line(rows))
 
     def _table(self, journal: Journal) -> Any:
-        from prepipe.cli.status import exposure_table  # noqa: PLC0415
+        from prepipe.cli.status import exposure_table
 
         with self._lock:
             newest = list(self._moved)[-NEWEST:]
@@ -130,7 +130,7 @@ class Display:
         return exposure_table(self._status(rows))
 
     def _status(self, rows: list[CcdRow]) -> NightStatus:
-        from prepipe.store.status import night_status  # noqa: PLC0415
+        from prepipe.store.status import night_status
 
         return night_status(rows) if self._end == "telescope" else night_status((), rows)
 

@@ -36,7 +36,7 @@ def look(
     json: Json = False,
 ) -> None:
     """Draw calibrated CCDs: image, sources, WCS residuals, seeing and zero point."""
-    from prepipe.quality.look import draw_ccd  # noqa: PLC0415
+    from prepipe.quality.look import draw_ccd
 
     failures = Failures()
     pictures = []
@@ -57,11 +57,11 @@ def look(
 
 
 def _read(product: Path) -> CalibratedCcd:
-    import fitsio  # noqa: PLC0415
-    import numpy as np  # noqa: PLC0415
+    import fitsio
+    import numpy as np
 
-    from prepipe.engines.names import catalogue_path  # noqa: PLC0415
-    from prepipe.quality.look import CalibratedCcd  # noqa: PLC0415
+    from prepipe.engines.names import catalogue_path
+    from prepipe.quality.look import CalibratedCcd
 
     catalogue = catalogue_path(product)
     try:

@@ -57,8 +57,8 @@ def make_cals(
     json: Json = False,
 ) -> None:
     """Combine zeros and dome flats into masters, one a CCD, band and night."""
-    from prepipe.cameras import load_camera  # noqa: PLC0415
-    from prepipe.engines.masters import gather  # noqa: PLC0415
+    from prepipe.cameras import load_camera
+    from prepipe.engines.masters import gather
 
     night = _as_night(raw)
     if night is not None and config is None:
@@ -98,7 +98,7 @@ def lacks_masters(row: CcdRow) -> bool:
 
 
 def _as_night(words: list[str]) -> Night | None:
-    from prepipe.model import Night  # noqa: PLC0415
+    from prepipe.model import Night
 
     if len(words) != 1 or Path(words[0]).exists():
         return None
@@ -136,7 +136,7 @@ def _packets_of(site: Site, night: Night) -> list[Path]:
 
 
 def _journal(site: Site) -> Journal:
-    from prepipe.store import Journal  # noqa: PLC0415
+    from prepipe.store import Journal
 
     path = site.cluster.work / JOURNAL_NAME
     if not path.is_file():
@@ -147,7 +147,7 @@ def _journal(site: Site) -> Journal:
 def _made(
     groups: Sequence[FrameGroup], root: Path, camera: Camera, failures: Failures
 ) -> list[MadeMaster]:
-    from prepipe.engines.masters import make_master  # noqa: PLC0415
+    from prepipe.engines.masters import make_master
 
     made: list[MadeMaster] = []
     with progress("combining", len(groups)) as advance:

@@ -53,7 +53,7 @@ def read_site(config: Path) -> Site:
     ConfigError
         If they are missing or wrong.
     """
-    from prepipe.config import Site  # noqa: PLC0415
+    from prepipe.config import Site
 
     return Site.read(config)
 
@@ -66,7 +66,7 @@ def read_night(text: str | None) -> Night | None:
     ConfigError
         If it is no night.
     """
-    from prepipe.model import Night  # noqa: PLC0415
+    from prepipe.model import Night
 
     try:
         return None if text is None else Night.parse(text)
@@ -87,7 +87,7 @@ def site_of(config: Path | None, camera: str | None) -> Site:
     ------
     ConfigError
     """
-    from prepipe.config import Site  # noqa: PLC0415
+    from prepipe.config import Site
 
     site = Site() if config is None else read_site(config)
     return site if camera is None else site.model_copy(update={"camera": camera})

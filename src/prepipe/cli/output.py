@@ -74,7 +74,7 @@ def number(value: float | None, digits: int = 2, unit: str = "") -> str:
 
 def console(*, stderr: bool = False) -> Console:
     """The console of the stream as it is now; no terminal is as wide as COLUMNS says, or very."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     told = os.environ.get("COLUMNS", "")
@@ -84,9 +84,9 @@ def console(*, stderr: bool = False) -> Console:
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """A table; columns whose name begins with ``>`` are set to the right."""
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for column in columns:

@@ -63,9 +63,9 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Pack every CCD of raw exposures into a packet of its own."""
-    from prepipe.cameras import load_camera  # noqa: PLC0415
-    from prepipe.codec.pack import pack_ccd  # noqa: PLC0415
-    from prepipe.codec.packet import write_packet  # noqa: PLC0415
+    from prepipe.cameras import load_camera
+    from prepipe.codec.pack import pack_ccd
+    from prepipe.codec.packet import write_packet
 
     wanted = None if ccds is None else number_list(ccds, "--ccds")
     settings = _pack_settings(codec or LOSSY, ratio, qstep)
@@ -90,10 +90,10 @@ def pack(
 
 
 def _pack_settings(codec: str, ratio: float | None, qstep: float | None) -> Pack:
-    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic import ValidationError
 
-    from prepipe.codec import get_codec  # noqa: PLC0415
-    from prepipe.config import Pack  # noqa: PLC0415
+    from prepipe.codec import get_codec
+    from prepipe.config import Pack
 
     get_codec(codec)
     if codec != LOSSY and (ratio is not None or qstep is not None):
@@ -108,7 +108,7 @@ def _pack_settings(codec: str, ratio: float | None, qstep: float | None) -> Pack
 
 def _codec(settings: Pack, kind: Kind, *, told: bool) -> tuple[str, dict[str, object]]:
     """Codec and its parameters; zeros and dome flats are blurred only by who says so."""
-    from prepipe.telescope.pack import LOSSLESS_KINDS  # noqa: PLC0415
+    from prepipe.telescope.pack import LOSSLESS_KINDS
 
     if kind in LOSSLESS_KINDS and not told:
         return settings.calibrations, {}
@@ -118,7 +118,7 @@ def _codec(settings: Pack, kind: Kind, *, told: bool) -> tuple[str, dict[str, ob
 def _jobs(
     files: Iterable[Path], camera: Camera, wanted: tuple[int, ...] | None, failures: Failures
 ) -> Iterable[_Job]:
-    from prepipe.telescope.intake import ccd_spans, read_exposure  # noqa: PLC0415
+    from prepipe.telescope.intake import ccd_spans, read_exposure
 
     for path in files:
         try:
@@ -196,8 +196,8 @@ def unpack(
     as_json: Json = False,
 ) -> None:
     """Write the FITS file of each packet, with the original header cards."""
-    from prepipe.codec.packet import read_header  # noqa: PLC0415
-    from prepipe.codec.unpack import unpack as unpack_packet  # noqa: PLC0415
+    from prepipe.codec.packet import read_header
+    from prepipe.codec.unpack import unpack as unpack_packet
 
     writable(out, "--out")
     failures = Failures()

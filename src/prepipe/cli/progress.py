@@ -41,7 +41,7 @@ def progress(title: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Advance]:
-    from rich.progress import (  # noqa: PLC0415
+    from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,

@@ -69,7 +69,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Build a store of reference stars, of which a CCD reads only its own sky."""
-    from prepipe.engines.reference_build import (  # noqa: PLC0415
+    from prepipe.engines.reference_build import (
         Filters,
         build_store,
         find_sources,
@@ -97,7 +97,7 @@ def info(
     json: Json = False,
 ) -> None:
     """Say what a store holds, and whether all of it is there."""
-    from prepipe.engines.reference_manifest import whole_manifest  # noqa: PLC0415
+    from prepipe.engines.reference_manifest import whole_manifest
 
     _tell(whole_manifest(store), store, json)
 

@@ -65,7 +65,7 @@ def _with_method(
     site: Site, method: str | None, exposures: str | None, exp_min: int | None
 ) -> Site:
     """The site with what the command line says of the method."""
-    from prepipe.config import Method, Push  # noqa: PLC0415
+    from prepipe.config import Method, Push
 
     if method is not None and method not in list(Method):
         raise ConfigError(f"--method {method}: choose one of {', '.join(Method)}")
@@ -88,10 +88,10 @@ def _with_method(
 
 
 def _push(site: Site, *, once: bool, as_json: bool) -> None:
-    from prepipe.cameras import load_camera  # noqa: PLC0415
-    from prepipe.link import open_link  # noqa: PLC0415
-    from prepipe.store import Journal  # noqa: PLC0415
-    from prepipe.telescope import Push  # noqa: PLC0415
+    from prepipe.cameras import load_camera
+    from prepipe.link import open_link
+    from prepipe.store import Journal
+    from prepipe.telescope import Push
 
     path = site.telescope.work / JOURNAL_NAME
     camera = load_camera(site.camera)
@@ -138,10 +138,10 @@ def _show_pushed(display: Display, event: telescope.Event, *, once: bool) -> Non
 
 def _plan(site: Site, *, as_json: bool) -> None:
     """Say what a push would send."""
-    from prepipe.cameras import load_camera  # noqa: PLC0415
-    from prepipe.link import open_link  # noqa: PLC0415
-    from prepipe.store import Journal  # noqa: PLC0415
-    from prepipe.telescope import plan_push  # noqa: PLC0415
+    from prepipe.cameras import load_camera
+    from prepipe.link import open_link
+    from prepipe.store import Journal
+    from prepipe.telescope import plan_push
 
     path = site.telescope.work / JOURNAL_NAME
     journal = Journal(path if path.exists() else "sqlite://")
@@ -178,10 +178,10 @@ def ingest(
 
     Ends cleanly on SIGTERM or Ctrl-C; started again, it goes on where it was.
     """
-    from prepipe.cluster import Ingest  # noqa: PLC0415
-    from prepipe.compute import open_compute  # noqa: PLC0415
-    from prepipe.engines.warm_up import warm_up  # noqa: PLC0415
-    from prepipe.store import Journal  # noqa: PLC0415
+    from prepipe.cluster import Ingest
+    from prepipe.compute import open_compute
+    from prepipe.engines.warm_up import warm_up
+    from prepipe.store import Journal
 
     site = read_site(config)
     path = site.cluster.work / JOURNAL_NAME

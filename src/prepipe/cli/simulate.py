@@ -77,7 +77,7 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Write raw exposures as the telescope would, with the truth about them beside each."""
-    from prepipe.simulate import simulate_night, truth_path  # noqa: PLC0415
+    from prepipe.simulate import simulate_night, truth_path
 
     if camera.lower() != "decam":
         raise ConfigError(f"--camera {camera}: only decam can be simulated so far")
@@ -120,7 +120,7 @@ def simulate(
 
 
 def _settings(**given: Any) -> Settings:
-    from prepipe.simulate import Settings  # noqa: PLC0415
+    from prepipe.simulate import Settings
 
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
@@ -128,7 +128,7 @@ def _settings(**given: Any) -> Settings:
 def _refuse_to_overwrite(
     out: Path, exposures: int, settings: Settings, reference: Path | None
 ) -> None:
-    from prepipe.simulate.observation import plan  # noqa: PLC0415
+    from prepipe.simulate.observation import plan
 
     paths = [out / plan(settings, index).file_name for index in range(exposures)]
     there = [path for path in [reference, *paths] if path is not None and path.exists()]
@@ -140,7 +140,7 @@ def _refuse_to_overwrite(
 
 
 def _stars(path: Path | None, seed: int) -> Any:
-    from prepipe.simulate import StarField  # noqa: PLC0415
+    from prepipe.simulate import StarField
 
     return None if path is None else StarField.load(path, seed)
 

@@ -20,9 +20,9 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a prepipe.toml with every setting, its default and what it means."""
-    from prepipe.cli.settings import commented_toml  # noqa: PLC0415
-    from prepipe.config import Site  # noqa: PLC0415
-    from prepipe.files import atomic_write  # noqa: PLC0415
+    from prepipe.cli.settings import commented_toml
+    from prepipe.config import Site
+    from prepipe.files import atomic_write
 
     if out.is_dir():
         raise ConfigError(f"{out} is a directory: name a file, such as {out / DEFAULT_CONFIG}")
@@ -43,8 +43,8 @@ def show_config(
     ] = False,
 ) -> None:
     """Show the settings in force; those that differ from the defaults bear a star."""
-    from prepipe.cli.settings import compared  # noqa: PLC0415
-    from prepipe.config import Site  # noqa: PLC0415
+    from prepipe.cli.settings import compared
+    from prepipe.config import Site
 
     site = read_site(config)
     default = Site().anchored(config.resolve().parent)
@@ -73,7 +73,7 @@ def show_config(
 
 
 def _shown(value: object) -> str:
-    from prepipe.cli.settings import toml_value  # noqa: PLC0415
+    from prepipe.cli.settings import toml_value
 
     return "not set" if value is None else toml_value(value)
 

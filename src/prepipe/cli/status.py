@@ -80,7 +80,7 @@ def status(
 
 
 def _watch(site: Site, journals: Journals, exposure: int | None, night: Night | None) -> None:
-    from rich.live import Live  # noqa: PLC0415
+    from rich.live import Live
 
     screen = console()
     newest = max(FEWEST_ROWS, screen.height - OTHER_ROWS) if screen.is_terminal else None
@@ -206,7 +206,7 @@ def _counts(counts: Any) -> str:
 
 def _view(found: NightStatus, *, ccds: bool) -> Group:
     """What is most important stands last, just above the prompt."""
-    from rich.console import Group  # noqa: PLC0415
+    from rich.console import Group
 
     tables = [exposure_table(found)]
     if ccds:
@@ -216,7 +216,7 @@ def _view(found: NightStatus, *, ccds: bool) -> Group:
 
 def _watched(heading: str, found: NightStatus, *, ccds: bool, newest: int | None) -> Group:
     """What is most important stands first, where no screen is too low for it."""
-    from rich.console import Group  # noqa: PLC0415
+    from rich.console import Group
 
     longest = LONGEST_LIST if newest is None else MOST_FAILURES
     tables = [exposure_table(found, newest=newest)]
