@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def funpack_program() -> str:
+    """Path of cfitsio's funpack; its absence is a failure in CI."""
+    program = shutil.which("funpack")
+    if program is None:
+        message = "funpack is not installed (package libcfitsio-bin)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return program
 
 
 @pytest.fixture(scope="session")

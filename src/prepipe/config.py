@@ -240,10 +240,6 @@ class Site(_Section):
         {"default": Limits()}, description="by band, e.g. [limits.g]; default for the others"
     )
 
-    def limits_for(self, band: str) -> Limits:
-        """Limits of the grades of a band."""
-        return self.limits.get(band) or self.limits.get("default") or Limits()
-
     @classmethod
     def read(cls, path: Path) -> Site:
         """Read a ``prepipe.toml``.

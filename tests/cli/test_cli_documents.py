@@ -12,7 +12,7 @@ import typer.main
 from prepipe.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app).commands
 
 
 def told() -> list[str]:

@@ -88,10 +88,10 @@ def read_by_astropy(path: Path, name: str) -> NDArray[np.generic]:
 
 @pytest.mark.parametrize("name", ["IMAGE", "MASK", "WEIGHT"])
 def test_astropy_fitsio_and_funpack_read_the_same_pixels(
-    name: str, product: Path, planes: dict[str, Plane], tmp_path: Path
+    name: str, product: Path, planes: dict[str, Plane], tmp_path: Path, funpack_program: str
 ) -> None:
     unpacked = tmp_path / "unpacked.fits"
-    subprocess.run(["funpack", "-O", unpacked, product], check=True)
+    subprocess.run([funpack_program, "-O", unpacked, product], check=True)
     pixels = read_by_astropy(product, name)
     assert pixels.dtype == planes[name].pixels.dtype
     np.testing.assert_array_equal(fitsio.read(str(product), ext=name), pixels)

@@ -9,11 +9,10 @@ import fitsio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from simulated_ccds import DEAD, NORTH, SOUTH
 
 from prepipe.model import Kind
 from prepipe.simulate import Settings, Truth, read_truth, simulate_exposure
-
-SOUTH, NORTH, DEAD = 28, 35, 61
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import DEAD, NORTH, SOUTH
+from simulated_ccds import DEAD, NORTH, SOUTH
 
 from prepipe.simulate.detector import respond
 from prepipe.simulate.focal_plane import detectors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import warnings
 from pathlib import Path
@@ -128,10 +127,9 @@ def test_checksums_of_the_stored_file_are_valid(sky):
             assert all("CHECKSUM" in hdu.header and hdu.data is not False for hdu in hdus)
 
 
-@pytest.mark.skipif(shutil.which("funpack") is None, reason="funpack is not installed")
-def test_funpack_restores_images_whose_checksums_are_valid(sky, tmp_path):
+def test_funpack_restores_images_whose_checksums_are_valid(sky, tmp_path, funpack_program):
     unpacked = tmp_path / "unpacked.fits"
-    subprocess.run(["funpack", "-O", str(unpacked), str(sky.path)], check=True)
+    subprocess.run([funpack_program, "-O", str(unpacked), str(sky.path)], check=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Checksum|Datasum")
         with fits.open(unpacked, checksum=True) as hdus:

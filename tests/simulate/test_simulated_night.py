@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from conftest import SOUTH
+from simulated_ccds import SOUTH
 
 from prepipe.errors import ConfigError, InputError, StorageError
 from prepipe.model import Kind

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.wcs import WCS
-from conftest import NORTH, SOUTH
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
+from simulated_ccds import NORTH, SOUTH
 
 from prepipe.simulate.detector import respond
 from prepipe.simulate.focal_plane import detectors

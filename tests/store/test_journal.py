@@ -34,7 +34,7 @@ def exposure(number: int = 941420, **changes: object) -> Exposure:
         "exposure_s": 20.0,
         "night": Night.of(start),
     }
-    return Exposure(**(values | changes))  # type: ignore[arg-type]
+    return Exposure(**(values | changes))
 
 
 @pytest.fixture

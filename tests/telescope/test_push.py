@@ -392,7 +392,7 @@ def test_a_full_disk_is_told_once_and_waited_for(
             raise StorageError("packets: No space left; free some") from OSError(
                 errno.ENOSPC, "No space left on device"
             )
-        return genuine(*args)  # type: ignore[arg-type]
+        return genuine(*args)
 
     monkeypatch.setattr(pack, "write_packet", write)
     write_raw(telescope.raw, 1)

@@ -202,7 +202,7 @@ def test_a_file_that_may_not_be_read_is_given_up_after_the_limit(
     def refuse(name: object, *args: object, **options: object) -> int:
         if str(name) == str(path):
             raise PermissionError(13, "Permission denied")
-        return genuine(name, *args, **options)  # type: ignore[arg-type]
+        return genuine(name, *args, **options)
 
     monkeypatch.setattr(os, "open", refuse)
     for _ in range(3):

@@ -60,7 +60,7 @@ def write_raw(directory: Path, number: int, *args: object, **options: object) ->
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"DECam_{number:08d}.fits.fz"
     partial = path.with_name(f".{path.name}")
-    partial.write_bytes(raw_bytes(number, *args, **options))  # type: ignore[arg-type]
+    partial.write_bytes(raw_bytes(number, *args, **options))
     partial.rename(path)
     return path
 
