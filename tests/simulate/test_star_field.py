@@ -112,3 +112,19 @@ def test_a_file_that_is_no_catalogue_is_refused(tmp_path):
     (tmp_path / "empty.fits").write_bytes(b"")
     with pytest.raises(InputError, match="not a star catalogue"):
         StarField.load(tmp_path / "empty.fits")
+
+
+def test_a_crowded_field_has_as_many_more_stars_of_every_brightness() -> None:
+    usual = StarField.generate(10.0, -30.0, radius_deg=0.2, seed=5)
+    crowded = StarField.generate(10.0, -30.0, radius_deg=0.2, seed=5, crowding=20.0)
+    for limit in (17.0, 19.0, 21.0):
+        few = np.count_nonzero((usual.g_mag < limit) & (usual.size_arcsec == 0.0))
+        many = np.count_nonzero((crowded.g_mag < limit) & (crowded.size_arcsec == 0.0))
+        # Poisson errors of both, at four standard deviations.
+        assert abs(many - 20.0 * few) < 4.0 * (np.sqrt(many) + 20.0 * np.sqrt(few))
+
+
+def test_the_number_of_galaxies_can_be_told() -> None:
+    field = StarField.generate(10.0, -30.0, radius_deg=0.2, seed=5, galaxies_per_deg2=50_000.0)
+    expected = 50_000.0 * np.pi * 0.2**2
+    assert abs(np.count_nonzero(field.size_arcsec) - expected) < 4.0 * np.sqrt(expected)

@@ -73,7 +73,15 @@ class StarField:
         return len(self.number)
 
     @classmethod
-    def generate(cls, ra: float, dec: float, radius_deg: float = 1.25, seed: int = 1) -> StarField:
+    def generate(
+        cls,
+        ra: float,
+        dec: float,
+        radius_deg: float = 1.25,
+        seed: int = 1,
+        crowding: float = 1.0,
+        galaxies_per_deg2: float = GALAXIES_PER_DEG2,
+    ) -> StarField:
         """Draw a field of stars down to G = 23.5 and some galaxies around a position.
 
         Parameters
@@ -84,11 +92,16 @@ class StarField:
             Of the disc that is filled.
         seed : int
             The same seed gives the same field.
+        crowding : float
+            Stars, in units of those at a galactic latitude of some 30 degrees (8000 a square
+            degree brighter than G = 21); 20 is a field in the bulge.
+        galaxies_per_deg2 : float
+            Galaxies a square degree.
         """
         rng = np.random.default_rng([seed, 0x57A2])
         area = np.pi * radius_deg**2
-        stars = _draw_stars(rng, ra, dec, radius_deg, area, brighter=0.0)
-        galaxies = _draw_galaxies(rng, ra, dec, radius_deg, area)
+        stars = _draw_stars(rng, ra, dec, radius_deg, area * crowding, brighter=0.0)
+        galaxies = _draw_galaxies(rng, ra, dec, radius_deg, area * galaxies_per_deg2)
         return stars.joined(galaxies)
 
     @classmethod
@@ -139,7 +152,8 @@ class StarField:
         rng = np.random.default_rng([seed, 0xFA17])
         area = np.pi * radius_deg**2
         faint = _draw_stars(rng, ra, dec, radius_deg, area, brighter=CATALOGUE_LIMIT)
-        return self.joined(faint).joined(_draw_galaxies(rng, ra, dec, radius_deg, area))
+        galaxies = _draw_galaxies(rng, ra, dec, radius_deg, area * GALAXIES_PER_DEG2)
+        return self.joined(faint).joined(galaxies)
 
     def chosen(self, index: NDArray[Any]) -> StarField:
         """The sources that `index` (a mask or positions) selects."""
@@ -232,9 +246,9 @@ def _draw_stars(
 
 
 def _draw_galaxies(
-    rng: np.random.Generator, ra: float, dec: float, radius: float, area: float
+    rng: np.random.Generator, ra: float, dec: float, radius: float, expected: float
 ) -> StarField:
-    count = rng.poisson(area * GALAXIES_PER_DEG2)
+    count = rng.poisson(expected)
     # Galaxy counts rise as 10^(0.4 m), towards G = 23.
     g_mag = 23.0 + np.log10(rng.uniform(10 ** (0.4 * -6.0), 1.0, count)) / 0.4
     galaxy_ra, galaxy_dec = _scatter(rng, ra, dec, radius, count)
