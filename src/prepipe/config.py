@@ -22,6 +22,7 @@ __all__ = [
     "Link",
     "Method",
     "Pack",
+    "ProductForm",
     "Push",
     "Rescue",
     "Site",
@@ -175,6 +176,21 @@ class Rescue(_Section):
     )
 
 
+class ProductForm(_Section):
+    """In what form calibrated CCDs are written."""
+
+    wcs: Literal["tpv", "sip"] = Field(
+        "tpv", description="distortion as TPV, or as SIP within 1 mas of it"
+    )
+    catalogue: Literal["fits", "parquet", "both"] = Field(
+        "fits", description="source table as FITS, Parquet, or both"
+    )
+    pixels: Literal["quantised", "float"] = Field(
+        "quantised",
+        description="in steps of an eighth of the noise, or float: to the last bit, uncompressed",
+    )
+
+
 class Calibration(_Section):
     """How a CCD is calibrated."""
 
@@ -191,6 +207,7 @@ class Calibration(_Section):
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
     rescue: Rescue = Rescue()
+    output: ProductForm = ProductForm()
     days: int = Field(30, ge=0, description="masters further away in time than this are not used")
 
 

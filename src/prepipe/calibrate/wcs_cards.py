@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +201,7 @@ def _sip(header: Header | Mapping[str, object], axis: str) -> Array:
     )
 
 
-def _substituted(i: int, j: int, matrix: Array) -> Array:
+def _substituted(i: int, j: int, matrix: NDArray[np.floating[Any]]) -> Array:
     """``p^i q^j`` with ``(p, q) = matrix (u, v)`` as a polynomial of u and v, shape (10,)."""
     factors = [matrix[0]] * i + [matrix[1]] * j
     result = np.zeros((4, 4))

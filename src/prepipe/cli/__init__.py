@@ -24,6 +24,7 @@ MODULES = (
     "masters",
     "calibrate",
     "look",
+    "wcs",
     "status",
     "again",
     "refcat",

@@ -17,7 +17,7 @@ from prepipe.model import Kind
 
 if TYPE_CHECKING:
     from prepipe.cameras import Camera
-    from prepipe.config import Calibration, Site
+    from prepipe.config import Calibration, ProductForm, Site
     from prepipe.engines.base import Order, Outcome
     from prepipe.model import Exposure
 
@@ -53,12 +53,23 @@ def calibrate(
     ] = None,
     camera: CameraName = None,
     config: OptionalConfig = None,
+    wcs: Annotated[
+        str | None, typer.Option(help="tpv, or sip: how the products tell their distortion.")
+    ] = None,
+    catalogue: Annotated[
+        str | None, typer.Option(help="Source tables as fits, parquet or both.")
+    ] = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="quantised, or float: every bit, five times the size.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="CCDs calibrated at the same time.")] = 1,
     json: Json = False,
 ) -> None:
     """Calibrate raw exposures or packets, without journal or queue."""
     site = site_of(config, camera)
     settings = _calibration(site, refcat, columns)
+    form = _form(settings.output, wcs=wcs, catalogue=catalogue, pixels=pixels)
+    settings = settings.model_copy(update={"output": form})
     if cals is not None and not cals.exists():
         raise ConfigError(f"the directory of masters, {cals}, does not exist")
     writable(out, "--out")
@@ -110,6 +121,18 @@ def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibr
             f"{error}, with `[calibration] columns` or --columns ra=RA_J2000,mag=rmag"
         ) from error
     return settings
+
+
+def _form(form: ProductForm, **told: str | None) -> ProductForm:
+    """How the products are written: as the settings say, or an option instead."""
+    from pydantic import ValidationError
+
+    given = {name: value for name, value in told.items() if value is not None}
+    try:
+        return type(form).model_validate(form.model_dump() | given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(f"--{fault['loc'][0]} {fault['input']}: {fault['msg']}") from error
 
 
 def _column_names(text: str) -> dict[str, str]:

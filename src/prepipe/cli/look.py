@@ -60,10 +60,10 @@ def _read(product: Path) -> CalibratedCcd:
     import fitsio
     import numpy as np
 
-    from prepipe.engines.names import catalogue_path
+    from prepipe.engines.names import catalogue_paths
     from prepipe.quality.look import CalibratedCcd
 
-    catalogue = catalogue_path(product)
+    catalogue = catalogue_paths(product, "fits")[0]
     try:
         image, header = fitsio.read(str(product), ext="IMAGE", header=True)
         sources = fitsio.read(str(catalogue), ext="SOURCES")

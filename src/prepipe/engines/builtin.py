@@ -17,10 +17,10 @@ from prepipe.calibrate.cosmic_rays import SHARPEST
 from prepipe.calibrate.photometry import ZeroPoint
 from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
-from prepipe.config import Calibration, Limits
+from prepipe.config import Calibration, Limits, ProductForm
 from prepipe.engines.base import Order, Outcome
 from prepipe.engines.masters import fitting_masters
-from prepipe.engines.names import catalogue_path, product_path
+from prepipe.engines.names import catalogue_paths, product_path
 from prepipe.engines.output import write_products
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
@@ -137,12 +137,12 @@ def reduce_ccd(
         photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
     results = Results(masters, clean, measured, astrometry, photometry)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
-    reduction = _summary(raw, camera, results, product)
+    reduction = _summary(raw, camera, results, product, settings.output)
     limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
     outcome = Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
     catalogue = settings.reference.name if settings.reference is not None else ""
     with watch.timing("write"):
-        write_products(product, raw, results, outcome, catalogue)
+        write_products(product, raw, results, outcome, catalogue, settings.output)
     return replace(outcome, reduction=replace(reduction, seconds=watch.seconds))
 
 
@@ -210,7 +210,9 @@ def _extinction(raw: RawCcd, camera: Camera, zero: ZeroPoint | None) -> float | 
     return None if clear is None or zero is None else _known(max(clear - zero.value, 0.0))
 
 
-def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Reduction:
+def _summary(
+    raw: RawCcd, camera: Camera, results: Results, product: Path, form: ProductForm
+) -> Reduction:
     clean, measured = results.clean, results.measured
     astrometry, photometry = results.astrometry, results.photometry
     solution = astrometry.solution if astrometry.solved else None
@@ -240,7 +242,7 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
         n_saturated=clean.n_saturated,
         n_cosmic_rays=clean.n_cosmic_rays,
         product=str(product),
-        catalogue=str(catalogue_path(product)),
+        catalogue=str(catalogue_paths(product, form.catalogue)[0]),
     )
 
 

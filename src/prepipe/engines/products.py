@@ -1,4 +1,4 @@
-"""Writing what was made: a calibrated CCD, its source table, a master; and reading a master.
+"""Writing images that were made, a calibrated CCD or a master; and reading a master.
 
 An image is tile-compressed with Rice. Floating-point planes are quantised in steps of
 an eighth of their noise, which adds (1/8)^2/12, that is 0.07 %, to the noise (White,
@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fitsio
 import numpy as np
 from numpy.typing import NDArray
 
 from prepipe.codec.base import Unit
 from prepipe.codec.cards import join_cards, keyword_of, make_card
+from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.fits_bytes import FitsFile
+from prepipe.codec.plain_image import plain_image
 from prepipe.codec.rice_image import compressed_image
 from prepipe.codec.tiles import decode_unit
 from prepipe.errors import FitsError, InputError
-from prepipe.files import atomic_path, atomic_write
+from prepipe.files import atomic_write
 
 __all__ = [
     "NOISE_STEPS",
@@ -33,7 +34,6 @@ __all__ = [
     "Plane",
     "read_master",
     "value_card",
-    "write_catalogue",
     "write_image",
     "write_master",
 ]
@@ -69,7 +69,8 @@ class Plane:
     pixels : ndarray, shape (ny, nx)
         float32 or uint8.
     step : float or None
-        Quantisation step of floating-point pixels, in their own unit.
+        Quantisation step of floating-point pixels, in their own unit; without one they are kept
+        to the last bit, and not compressed.
     cards : tuple of (keyword, value, comment)
         What this extension tells besides its name.
     """
@@ -110,13 +111,14 @@ def write_image(
     own = [value_card(*card) for card in cards if _tellable(card[1])]
     told = {keyword_of(card) for card in own}
     told |= {card[0] for plane in planes.values() for card in plane.cards}
-    parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary, told)])]
+    first = with_new_sums([*_PRIMARY, *_still_true(primary, told), *_SUMS], b"")
+    parts: list[bytes | memoryview] = [join_cards(first)]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
         header += [value_card(*card) for card in plane.cards if _tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
-        parts += compressed_image(plane.pixels, header, plane.step)
+        parts += _hdu(plane, header)
     with atomic_write(path) as stream:
         stream.writelines(parts)
 
@@ -188,38 +190,21 @@ def value_card(keyword: str, value: Any, comment: str = "") -> bytes:
     return text[:80].ljust(80).encode("ascii", "replace")
 
 
-def write_catalogue(
-    path: Path, columns: Mapping[str, tuple[NDArray[Any], str]], cards: Iterable[Card]
-) -> None:
-    """Write a source table.
-
-    Parameters
-    ----------
-    path : Path
-    columns : mapping
-        Name to (values, unit).
-    cards : iterable of (keyword, value, comment)
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
-    names = list(columns)
-    arrays = [np.ascontiguousarray(values) for values, _ in columns.values()]
-    units = [unit for _, unit in columns.values()]
-    header = [{"name": key, "value": value, "comment": note} for key, value, note in cards]
-    with atomic_path(path) as partial, fitsio.FITS(str(partial), "rw", clobber=True) as stream:
-        stream.write_table(arrays, names=names, units=units, header=header, extname="SOURCES")
-        stream[-1].write_checksum()
-
-
 _PRIMARY = (
     make_card("SIMPLE", True, "conforms to FITS standard"),
     make_card("BITPIX", 8, "array data type"),
     make_card("NAXIS", 0, "no pixels here"),
     make_card("EXTEND", True, "the planes are in the extensions"),
 )
+
+
+_SUMS = (make_card("CHECKSUM", "0" * 16), make_card("DATASUM", "0"))
+
+
+def _hdu(plane: Plane, header: list[bytes]) -> list[bytes | memoryview]:
+    if plane.step is None and plane.pixels.dtype.kind == "f":
+        return [*plain_image(plane.pixels, header)]
+    return compressed_image(plane.pixels, header, plane.step)
 
 
 def _tellable(value: Any) -> bool:

@@ -1,0 +1,138 @@
+"""The source table on disk: FITS, Parquet or both, with the same columns, units and cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import fitsio
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from prepipe.engines.names import CATALOGUES, catalogue_paths
+from prepipe.engines.products import Card
+from prepipe.errors import FitsError
+from prepipe.files import atomic_path, storage_errors
+
+__all__ = ["Columns", "read_catalogue", "write_catalogues"]
+
+Columns = Mapping[str, tuple[NDArray[Any], str]]
+"""Name to values and unit."""
+
+
+def write_catalogues(product: Path, form: str, columns: Columns, cards: Iterable[Card]) -> None:
+    """Write the source table of a product; one of another form that lay there goes.
+
+    Parameters
+    ----------
+    product : Path
+        The image; the table gets its name.
+    form : {"fits", "parquet", "both"}
+    columns : mapping
+    cards : iterable of (keyword, value, comment)
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(values) for name, (values, _) in columns.items()}
+    units = {name: unit for name, (_, unit) in columns.items()}
+    told = list(cards)
+    wanted = catalogue_paths(product, form)
+    for path in wanted:
+        write = _write_parquet if path.name.endswith(CATALOGUES["parquet"]) else _write_fits
+        with atomic_path(path) as partial:
+            write(partial, arrays, units, told)
+    for stale in set(catalogue_paths(product, "both")) - set(wanted):
+        with storage_errors(stale):
+            stale.unlink(missing_ok=True)
+
+
+def read_catalogue(product: Path) -> NDArray[Any]:
+    """Read the source table of a product, in whatever form it is there.
+
+    Returns
+    -------
+    structured ndarray
+
+    Raises
+    ------
+    FitsError
+        If there is none, or it cannot be read.
+    """
+    fits, parquet = catalogue_paths(product, "both")
+    try:
+        return _read_parquet(parquet) if parquet.exists() else fitsio.read(str(fits), "SOURCES")
+    except (OSError, ValueError) as error:
+        raise FitsError(
+            f"{product}: its source table {fits.name} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _write_fits(
+    path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str], cards: list[Card]
+) -> None:
+    header = [{"name": key, "value": value, "comment": note} for key, value, note in cards]
+    with fitsio.FITS(str(path), "rw", clobber=True) as stream:
+        stream.write_table(
+            list(arrays.values()),
+            names=list(arrays),
+            units=list(units.values()),
+            header=header,
+            extname="SOURCES",
+        )
+        for hdu in stream:
+            hdu.write_checksum()
+
+
+def _write_parquet(
+    path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str], cards: list[Card]
+) -> None:
+    """Units stand with the columns, cards with the schema; astropy finds both where it looks."""
+    columns = {name: pa.array(values) for name, values in arrays.items()}
+    fields = [
+        pa.field(name, column.type, metadata={"unit": units[name]} if units[name] else None)
+        for name, column in columns.items()
+    ]
+    values = {key: _plain(value) for key, value, _ in cards}
+    metadata = {key: _text(value) for key, value in values.items()}
+    metadata["table_meta_yaml"] = _for_astropy(arrays, units, values)
+    schema = pa.schema(fields, metadata=metadata)
+    table = pa.Table.from_arrays(list(columns.values()), schema=schema)
+    parquet.write_table(table, path, compression="zstd")
+
+
+def _for_astropy(
+    arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str], cards: Mapping[str, Any]
+) -> str:
+    """What ``astropy.table.Table.read`` takes units and meta from; JSON is YAML."""
+    columns = [
+        {"name": name, "datatype": values.dtype.name, **({"unit": unit} if unit else {})}
+        for (name, values), unit in zip(arrays.items(), units.values(), strict=True)
+    ]
+    return json.dumps({"datatype": columns, "meta": cards})
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    """The value as Python has it."""
+    plain: bool | int | float | str = value.item() if isinstance(value, np.generic) else value
+    return plain
+
+
+def _text(value: float | str) -> str:
+    """The value as text: a string as it is, anything else as JSON writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read_parquet(path: Path) -> NDArray[Any]:
+    table = parquet.read_table(path)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    rows = np.empty(len(table), [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
