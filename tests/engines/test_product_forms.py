@@ -22,7 +22,7 @@ from prepipe.engines.base import Outcome
 from prepipe.engines.catalogue import read_catalogue, write_catalogues
 from prepipe.engines.products import Plane, write_image
 from prepipe.engines.wcs import convert_wcs
-from prepipe.errors import FitsError, HeaderError, StorageError
+from prepipe.errors import FitsError, InputError, StorageError
 
 PLANES = ("IMAGE", "MASK", "WEIGHT")
 COLUMNS = {
@@ -237,7 +237,9 @@ def test_what_cannot_be_told_in_other_words_is_refused(usual: Path, tmp_path: Pa
     with pytest.raises(FitsError, match="another directory"):
         convert_wcs(usual, usual.parent, "sip")
     blank = tmp_path / "blank.fits.fz"
-    write_image(blank, (), (), {"IMAGE": Plane(np.zeros((8, 8), np.float32))}, [])
-    with pytest.raises(HeaderError, match="no WCS"):
-        convert_wcs(blank, tmp_path / "out", "sip")
+    planes = {"IMAGE": Plane(np.zeros((8, 8), np.float32))}
+    for cards, told in (([], "no calibrated CCD"), ([("PREPIPE", "1.0", "")], "no WCS")):
+        write_image(blank, (), (), planes, cards)
+        with pytest.raises(InputError, match=told):
+            convert_wcs(blank, tmp_path / "out", "sip")
     assert not (tmp_path / "out").exists()

@@ -53,21 +53,23 @@ def write_catalogues(product: Path, form: str, columns: Columns, cards: Iterable
             stale.unlink(missing_ok=True)
 
 
-def read_catalogue(product: Path) -> NDArray[Any]:
+def read_catalogue(product: Path) -> tuple[NDArray[Any], dict[str, Any]]:
     """Read the source table of a product, in whatever form it is there.
 
     Returns
     -------
-    structured ndarray
+    sources : structured ndarray
+    cards : dict
+        Keyword to value.
 
     Raises
     ------
     FitsError
         If there is none, or it cannot be read.
     """
-    fits, parquet = catalogue_paths(product, "both")
+    fits, parquet_table = catalogue_paths(product, "both")
     try:
-        return _read_parquet(parquet) if parquet.exists() else fitsio.read(str(fits), "SOURCES")
+        return _read_parquet(parquet_table) if parquet_table.exists() else _read_fits(fits)
     except (OSError, ValueError) as error:
         raise FitsError(
             f"{product}: its source table {fits.name} cannot be read: {str(error).splitlines()[0]}"
@@ -129,10 +131,16 @@ def _text(value: float | str) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _read_parquet(path: Path) -> NDArray[Any]:
+def _read_fits(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    rows, header = fitsio.read(str(path), ext="SOURCES", header=True)
+    return rows, {str(key): header[key] for key in list(header.keys()) if key}
+
+
+def _read_parquet(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
     table = parquet.read_table(path)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     rows = np.empty(len(table), [(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():
         rows[name] = values
-    return rows
+    cards = json.loads((table.schema.metadata or {}).get(b"table_meta_yaml", b"{}")).get("meta", {})
+    return rows, cards

@@ -20,6 +20,7 @@ from prepipe.model import Exposure, Kind, Night
 __all__ = [
     "CATALOGUES",
     "IMAGE",
+    "NO_PRODUCT",
     "MasterName",
     "catalogue_paths",
     "find_masters",
@@ -32,6 +33,10 @@ IMAGE = ".fits.fz"
 CATALOGUES = {"fits": ".cat.fits", "parquet": ".cat.parquet"}
 """How the name of a source table ends, by its form."""
 
+NO_PRODUCT = (
+    f"is no calibrated CCD (FIELD.F.utYYMMDD.EXPNUM_CCD{IMAGE}); make one of a raw exposure or"
+    " packet with `prepipe calibrate`"
+)
 _MASTER = re.compile(
     r"(?:bias|domeflat\.(?P<band>[A-Za-z0-9]+))\.(?P<night>ut\d{6})\.(?P<number>\d+)_(?P<ccd>\d+)"
     + re.escape(IMAGE)

@@ -11,7 +11,7 @@ from prepipe.calibrate.tpv import Tpv
 from prepipe.codec.cards import join_cards, keyword_of
 from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.fits_bytes import FitsFile, HduSpan
-from prepipe.engines.names import catalogue_paths
+from prepipe.engines.names import NO_PRODUCT, catalogue_paths
 from prepipe.engines.products import Card, value_card
 from prepipe.errors import FitsError, HeaderError
 from prepipe.files import atomic_path, atomic_write
@@ -67,7 +67,7 @@ def convert_wcs(product: Path, directory: Path, form: str) -> Path:
     Raises
     ------
     FitsError
-        If it is no FITS file, or the copy would replace it.
+        If it is no product, or the copy would replace it.
     HeaderError
         If it has no WCS, or one that cannot be told so.
     StorageError
@@ -77,8 +77,10 @@ def convert_wcs(product: Path, directory: Path, form: str) -> Path:
     if path.exists() and path.samefile(product):
         raise FitsError(f"{product}: the copy would replace it; give another directory")
     with FitsFile(product) as file:
+        if not any(span.has("PREPIPE") for span in file.spans):
+            raise FitsError(f"{product}: {NO_PRODUCT}")
         if not any(span.has("CTYPE1") for span in file.spans):
-            raise HeaderError(f"{product}: has no WCS; is it a calibrated CCD?")
+            raise HeaderError(f"{product}: has no WCS that could be told in other words")
         headers = [_converted(file, span, form) for span in file.spans]
         for table in catalogue_paths(product, "both"):
             # Its absence is no obstacle: the image alone is of use.
