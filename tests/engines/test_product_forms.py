@@ -165,7 +165,9 @@ def test_astropy_and_pandas_read_parquet_with_units_and_cards(tmp_path: Path) ->
 @pytest.mark.parametrize("form", ["fits", "parquet", "both"])
 def test_a_table_comes_back_in_whatever_form_it_lies_there(tmp_path: Path, form: str) -> None:
     write_catalogues(tmp_path / "ccd.fits.fz", form, COLUMNS, CARDS)
-    rows = read_catalogue(tmp_path / "ccd.fits.fz")
+    rows, cards = read_catalogue(tmp_path / "ccd.fits.fz")
+    for key, value, _ in CARDS:
+        assert cards[key] == value
     for name, (values, _) in COLUMNS.items():
         np.testing.assert_array_equal(rows[name], values)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from prepipe.engines.names import CATALOGUES, catalogue_paths
-from prepipe.engines.products import Card
+from prepipe.engines.products import Card, is_tellable
 from prepipe.errors import FitsError
 from prepipe.files import atomic_path, storage_errors
 
@@ -40,14 +40,11 @@ def write_catalogues(product: Path, form: str, columns: Columns, cards: Iterable
     StorageError
         If it cannot be written.
     """
-    arrays = {name: np.ascontiguousarray(values) for name, (values, _) in columns.items()}
-    units = {name: unit for name, (_, unit) in columns.items()}
     told = list(cards)
     wanted = catalogue_paths(product, form)
     for path in wanted:
         write = _write_parquet if path.name.endswith(CATALOGUES["parquet"]) else _write_fits
-        with atomic_path(path) as partial:
-            write(partial, arrays, units, told)
+        write(path, columns, told)
     for stale in set(catalogue_paths(product, "both")) - set(wanted):
         with storage_errors(stale):
             stale.unlink(missing_ok=True)
@@ -76,15 +73,13 @@ def read_catalogue(product: Path) -> tuple[NDArray[Any], dict[str, Any]]:
         ) from error
 
 
-def _write_fits(
-    path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str], cards: list[Card]
-) -> None:
+def _write_fits(path: Path, columns: Columns, cards: Iterable[Card]) -> None:
     header = [{"name": key, "value": value, "comment": note} for key, value, note in cards]
-    with fitsio.FITS(str(path), "rw", clobber=True) as stream:
+    with atomic_path(path) as partial, fitsio.FITS(str(partial), "rw", clobber=True) as stream:
         stream.write_table(
-            list(arrays.values()),
-            names=list(arrays),
-            units=list(units.values()),
+            [np.ascontiguousarray(values) for values, _ in columns.values()],
+            names=list(columns),
+            units=[unit for _, unit in columns.values()],
             header=header,
             extname="SOURCES",
         )
@@ -92,32 +87,28 @@ def _write_fits(
             hdu.write_checksum()
 
 
-def _write_parquet(
-    path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str], cards: list[Card]
-) -> None:
+def _write_parquet(path: Path, columns: Columns, cards: Iterable[Card]) -> None:
     """Units stand with the columns, cards with the schema; astropy finds both where it looks."""
-    columns = {name: pa.array(values) for name, values in arrays.items()}
+    arrays = [pa.array(np.ascontiguousarray(values)) for values, _ in columns.values()]
     fields = [
-        pa.field(name, column.type, metadata={"unit": units[name]} if units[name] else None)
-        for name, column in columns.items()
+        pa.field(name, array.type, metadata={"unit": unit} if unit else None)
+        for array, (name, (_, unit)) in zip(arrays, columns.items(), strict=True)
     ]
-    values = {key: _plain(value) for key, value, _ in cards}
-    metadata = {key: _text(value) for key, value in values.items()}
-    metadata["table_meta_yaml"] = _for_astropy(arrays, units, values)
-    schema = pa.schema(fields, metadata=metadata)
-    table = pa.Table.from_arrays(list(columns.values()), schema=schema)
-    parquet.write_table(table, path, compression="zstd")
+    told = {key: _plain(value) for key, value, _ in cards if is_tellable(value)}
+    metadata = {key: _text(value) for key, value in told.items()}
+    metadata["table_meta_yaml"] = _for_astropy(columns, told)
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+    with atomic_path(path) as partial:
+        parquet.write_table(table, partial, compression="zstd")
 
 
-def _for_astropy(
-    arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str], cards: Mapping[str, Any]
-) -> str:
+def _for_astropy(columns: Columns, cards: Mapping[str, Any]) -> str:
     """What ``astropy.table.Table.read`` takes units and meta from; JSON is YAML."""
-    columns = [
+    told = [
         {"name": name, "datatype": values.dtype.name, **({"unit": unit} if unit else {})}
-        for (name, values), unit in zip(arrays.items(), units.values(), strict=True)
+        for name, (values, unit) in columns.items()
     ]
-    return json.dumps({"datatype": columns, "meta": cards})
+    return json.dumps({"datatype": told, "meta": cards})
 
 
 def _plain(value: Any) -> bool | int | float | str:

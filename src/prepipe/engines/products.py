@@ -32,6 +32,7 @@ __all__ = [
     "NOISE_STEPS",
     "Card",
     "Plane",
+    "is_tellable",
     "read_master",
     "value_card",
     "write_image",
@@ -108,14 +109,14 @@ def write_image(
     StorageError
         If it cannot be written.
     """
-    own = [value_card(*card) for card in cards if _tellable(card[1])]
+    own = [value_card(*card) for card in cards if is_tellable(card[1])]
     told = {keyword_of(card) for card in own}
     told |= {card[0] for plane in planes.values() for card in plane.cards}
     first = with_new_sums([*_PRIMARY, *_still_true(primary, told), *_SUMS], b"")
     parts: list[bytes | memoryview] = [join_cards(first)]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
-        header += [value_card(*card) for card in plane.cards if _tellable(card[1])]
+        header += [value_card(*card) for card in plane.cards if is_tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
         parts += _hdu(plane, header)
@@ -207,7 +208,7 @@ def _hdu(plane: Plane, header: list[bytes]) -> list[bytes | memoryview]:
     return compressed_image(plane.pixels, header, plane.step)
 
 
-def _tellable(value: Any) -> bool:
+def is_tellable(value: Any) -> bool:
     """Whether FITS has a way to write the value: not so NaN."""
     return not isinstance(value, float | np.floating) or math.isfinite(value)
 
