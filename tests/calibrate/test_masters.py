@@ -10,7 +10,8 @@ from raw_frames import GAINS, READ_NOISE, read_out, two_amplifiers
 
 from prepipe.calibrate.detrend import MINIMUM_FLAT, detrend, overscan_subtract_trim
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.masters import combine, combine_bias, combine_flat, compare_masters
+from prepipe.calibrate.master_change import compare_masters
+from prepipe.calibrate.masters import combine, combine_bias, combine_flat
 from prepipe.calibrate.odd_frames import odd_flats, odd_zeros
 from prepipe.errors import ConfigError, PixelError
 
