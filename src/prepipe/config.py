@@ -183,17 +183,17 @@ class BiasChange(_Section):
     shift_adu: float = Field(1.0, ge=0, description="median of the difference, ADU")
     rms_adu: float = Field(1.0, ge=0, description="its rms beyond the noise of both, ADU")
     deviating: float = Field(
-        0.01, ge=0, le=1, description="fraction of the pixels beyond 5 sigma of that rms"
+        0.005, ge=0, le=1, description="fraction of the pixels beyond 5 sigma of that rms"
     )
 
 
 class FlatChange(_Section):
     """A new dome flat that differs more from the last good one is held until accepted by hand."""
 
-    shift: float = Field(0.005, ge=0, description="median of the difference, both flats being 1")
-    rms: float = Field(0.005, ge=0, description="its rms beyond the noise of both")
+    shift: float = Field(0.003, ge=0, description="median of the difference, both flats being 1")
+    rms: float = Field(0.003, ge=0, description="its rms beyond the noise of both")
     deviating: float = Field(
-        0.01, ge=0, le=1, description="fraction of the pixels beyond 5 sigma of that rms"
+        0.005, ge=0, le=1, description="fraction of the pixels beyond 5 sigma of that rms"
     )
 
 

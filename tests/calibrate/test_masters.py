@@ -264,7 +264,7 @@ def test_changed_and_lost_pixels_are_counted():
 
 def test_a_master_equals_itself():
     frame = gaussian_stack(1)[0]
-    assert compare_masters(frame, frame) == (0.0, 0.0, 0.0)
+    assert compare_masters(frame, frame) == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_masters_without_a_common_pixel_are_wholly_different():

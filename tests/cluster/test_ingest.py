@@ -16,6 +16,7 @@ from cluster_packets import exposure, make_packet, times_noted, wait_until
 from prepipe.cluster import Ingest, What
 from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
+from prepipe.engines.base import ChosenMasters
 from prepipe.errors import ConfigError, TransientError
 from prepipe.files import sole_user
 from prepipe.model import Kind, Stage
@@ -374,7 +375,7 @@ def test_a_worker_gets_the_sites_settings(site, journal):
     assert order.source == Path(journal.rows()[0].packet)
     assert order.limits == site.limits
     assert order.calibration == site.calibration
-    assert order.calibrations is None
+    assert order.calibrations == ChosenMasters()
     assert order.products == site.cluster.products
 
 

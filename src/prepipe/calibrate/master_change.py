@@ -16,8 +16,12 @@ __all__ = ["ChangeLimits", "Difference", "Exceeded", "compare_masters", "too_muc
 DEVIATING = 5.0
 """Sigmas beyond which a pixel of two masters counts as changed."""
 
-NOISE_MARGIN = 1.2
-"""A typical noise stands for all pixels: those of a noisier amplifier may have a fifth more."""
+NOISE_MARGIN = 1.1
+"""How much the noise of two masters may be told too small.
+
+Of simulated ones, of 2 to 15 frames, it explains the rms to 0.3 %; of real ones the pixels of one
+amplifier are noisier than those of the other.
+"""
 
 
 class Difference(NamedTuple):
