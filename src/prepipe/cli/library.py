@@ -156,13 +156,22 @@ def set_validity(
     """
     if begin is None and end is None:
         raise ConfigError("say --from, --until or both: a night, or open")
-    first, last = (None if text == OPEN else read_night(text) for text in (begin, end))
+    first, last = _limit("--from", begin), _limit("--until", end)
     if first is not None and last is not None and first > last:
         raise ConfigError(f"--from {begin} is after --until {end}")
     values = {} if begin is None else {"valid_from": first}
     values |= {} if end is None else {"valid_until": last}
     wanted = _Wanted.told(night, kind, ccd, band)
     _change(_library(cals, config), paths, wanted, values, _validity_told, dry_run, json)
+
+
+def _limit(option: str, text: str | None) -> Night | None:
+    from prepipe.model import Night
+
+    try:
+        return None if text in (None, OPEN) else Night.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}; or open") from error
 
 
 def _library(cals: Path | None, config: Path) -> MasterLibrary:

@@ -153,7 +153,7 @@ def nights_apart(one: Night, other: Night) -> int:
 def _masters_in(directory: Path) -> list[MasterName]:
     found = [master_name(directory / name) for name in _names(directory)]
     own = [each for each in found if each is not None and str(each.ccd) == directory.name]
-    return sorted(own, key=lambda each: (each.kind, each.band, each.number))
+    return sorted(own, key=lambda each: (each.kind is not Kind.ZERO, each.band, each.number))
 
 
 def _names(directory: Path) -> list[str]:
