@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prepipe.errors import ConfigError
 
 __all__ = [
+    "BiasChange",
     "Calibration",
     "Cluster",
+    "FlatChange",
     "Limits",
     "Link",
     "Method",
@@ -191,6 +193,26 @@ class ProductForm(_Section):
     )
 
 
+class BiasChange(_Section):
+    """A new master bias that differs more from the last good one is held until accepted by hand."""
+
+    shift_adu: float = Field(1.0, ge=0, description="median of the difference, ADU")
+    rms_adu: float = Field(1.0, ge=0, description="its rms beyond the noise of both, ADU")
+    deviating: float = Field(
+        0.005, ge=0, le=1, description="fraction of the pixels beyond 5 sigma of that rms"
+    )
+
+
+class FlatChange(_Section):
+    """A new dome flat that differs more from the last good one is held until accepted by hand."""
+
+    shift: float = Field(0.003, ge=0, description="median of the difference, both flats being 1")
+    rms: float = Field(0.003, ge=0, description="its rms beyond the noise of both")
+    deviating: float = Field(
+        0.005, ge=0, le=1, description="fraction of the pixels beyond 5 sigma of that rms"
+    )
+
+
 class Calibration(_Section):
     """How a CCD is calibrated."""
 
@@ -206,9 +228,24 @@ class Calibration(_Section):
     search_arcsec: float = Field(75.0, gt=0, description="largest pointing error looked for")
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
+    masters: Literal["nearest", "night"] = Field(
+        "nearest",
+        description="which bias and flat a CCD takes: the nearest night's, or night (only those "
+        "of its own); where there is none it goes on without, and is yellow",
+    )
+    days: int = Field(30, ge=0, description="masters further away in time than this are not used")
+    old_days: int = Field(
+        7, ge=0, description="a bias or flat further away than this makes the CCD yellow"
+    )
+    bias_change: BiasChange = BiasChange()
+    flat_change: FlatChange = FlatChange()
     rescue: Rescue = Rescue()
     output: ProductForm = ProductForm()
-    days: int = Field(30, ge=0, description="masters further away in time than this are not used")
+
+    @property
+    def master_days(self) -> int:
+        """How many nights away a master may be."""
+        return 0 if self.masters == "night" else self.days
 
 
 class Limits(_Section):

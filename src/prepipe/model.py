@@ -20,6 +20,7 @@ __all__ = [
     "Grade",
     "Kind",
     "Layout",
+    "Mark",
     "Night",
     "Packet",
     "PointingHint",
@@ -36,6 +37,14 @@ class Kind(StrEnum):
     ZERO = "zero"
     DOME_FLAT = "dome-flat"
     OTHER = "other"
+
+
+class Mark(StrEnum):
+    """Whether a master may be used; one that is held waits for a person to look at it."""
+
+    GOOD = "good"
+    BAD = "bad"
+    HELD = "held"
 
 
 class Stage(StrEnum):
@@ -374,6 +383,8 @@ class Reduction:
         Exposure number and CCD number.
     flags : tuple of str
         What the engine noticed, e.g. ``"NO_BIAS"``.
+    bias_nights, flat_nights : int or None
+        Nights between the exposure and its bias, its flat.
     wcs_rms_mas : float or None
         One-dimensional residual of the astrometric fit, milli-arcsec.
     wcs_worst_mas : float or None
@@ -412,6 +423,8 @@ class Reduction:
     exposure: int
     ccd: int
     flags: tuple[str, ...] = ()
+    bias_nights: int | None = None
+    flat_nights: int | None = None
     wcs_rms_mas: float | None = None
     wcs_worst_mas: float | None = None
     wcs_matches: int = 0

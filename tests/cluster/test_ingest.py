@@ -7,19 +7,24 @@ import threading
 import time
 from collections import namedtuple
 from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 
 import cluster_packets as works
+import numpy as np
 import pytest
 from cluster_packets import exposure, make_packet, times_noted, wait_until
 
 from prepipe.cluster import Ingest, What
 from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
+from prepipe.engines.base import ChosenMasters
+from prepipe.engines.library import MasterLibrary
+from prepipe.engines.names import MasterName
 from prepipe.errors import ConfigError, TransientError
 from prepipe.files import sole_user
-from prepipe.model import Kind, Stage
-from prepipe.store import CcdKey, Journal
+from prepipe.model import Kind, Mark, Night, Stage
+from prepipe.store import CcdKey, Journal, MasterRow
 
 PATIENCE_S = 30.0
 
@@ -374,8 +379,46 @@ def test_a_worker_gets_the_sites_settings(site, journal):
     assert order.source == Path(journal.rows()[0].packet)
     assert order.limits == site.limits
     assert order.calibration == site.calibration
-    assert order.calibrations is None
+    assert order.calibrations == ChosenMasters()
     assert order.products == site.cluster.products
+
+
+def add_bias(site, days, mark=Mark.GOOD):
+    """A master bias of CCD 1, taken some days after the exposures."""
+    night = Night(exposure(1).night.date + timedelta(days=days))
+    file = f"bias.{night.ut_name}.1_1.fits.fz"
+    path = site.cluster.calibrations / night.ut_name / "1" / file
+    name = MasterName(path, Kind.ZERO, "", night, 1, 1)
+    image = np.full((8, 12), days, np.float32)
+    row = MasterRow("", "", Kind.ZERO, 1, "", night, mark=mark)
+    MasterLibrary(site.cluster.calibrations).add(name, image, 1.0, [("NOISE", 1.0, "")], row)
+    return path
+
+
+def test_an_order_names_the_good_masters_nearest_first(site, journal):
+    orders = []
+    add_bias(site, 1, Mark.HELD)
+    far, near = add_bias(site, 4), add_bias(site, 2)
+    land(site, 1)
+    ingest_once(site, journal, lambda order: orders.append(order) or works.reduce(order))
+    assert [order.calibrations for order in orders] == [ChosenMasters((near, far))]
+
+
+def test_a_damaged_table_of_masters_is_told_and_waited_out(site, journal):
+    add_bias(site, 0)
+    table = site.cluster.calibrations / "masters.db"
+    whole = table.read_bytes()
+    table.write_bytes(b"nothing of the kind" * 100)
+    land(site, 1)
+
+    def mend(event):
+        if event.what is What.TROUBLE:
+            assert "table of masters" in event.text
+            table.write_bytes(whole)
+
+    report = ingest_once(site, journal, on_event=mend)
+    assert [key.exposure for key in report.calibrated] == [1]
+    assert report.failures == {}
 
 
 def test_a_missing_star_catalogue_is_wrong_configuration(site, journal, tmp_path):

@@ -2,95 +2,40 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from plain_frames import (
+    LAMP,
+    NIGHT,
+    READ_NOISE,
+    SATURATION,
+    SHAPE,
+    flat,
+    make,
+    plain_camera,
+    response,
+    write,
+    zero,
+)
 
-from prepipe.cameras import Camera, load_camera
+from prepipe.cameras import Camera
 from prepipe.config import Calibration
 from prepipe.engines import builtin
-from prepipe.engines.masters import MadeMaster, fitting_masters, gather, make_master
+from prepipe.engines.library import MasterLibrary
+from prepipe.engines.masters import MadeMaster
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import read_ccd
 from prepipe.errors import InputError
 from prepipe.model import Kind, Night
 
-SHAPE = (120, 100)
-NIGHT = date(2020, 3, 5)
-LAMP = 20000.0
-READ_NOISE = 5.0
-SATURATION = 50000.0
-CAMERA = f"""
-name = "plain"
-pixel_scale = 0.5
-[cards]
-kind = "OBSTYPE"
-ccd = "CCDNUM"
-[detector]
-bias_level = 1000.0
-gain = 1.0
-read_noise = {READ_NOISE}
-saturation = {SATURATION}
-"""
-
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Camera:
-    path = tmp_path_factory.mktemp("camera") / "plain.toml"
-    path.write_text(CAMERA)
-    return load_camera(str(path))
-
-
-def response() -> np.ndarray:
-    """Truth of the flat: vignetting of 20 %, median 1."""
-    y = np.mgrid[: SHAPE[0], : SHAPE[1]][0]
-    flat = 1.0 - 0.2 * ((y - 60) / 60) ** 2
-    return flat / np.median(flat)
-
-
-def write(
-    folder: Path,
-    number: int,
-    electrons: np.ndarray,
-    *,
-    kind: str = "flat",
-    band: str = "r",
-    night: date = NIGHT,
-    noise: float = READ_NOISE,
-) -> Path:
-    """One raw frame of a CCD that collected `electrons`, at one ADU an electron."""
-    rng = np.random.default_rng(number)
-    pixels = 1000 + rng.poisson(electrons) + rng.normal(0, noise, electrons.shape)
-    header = fits.Header()
-    header["EXPNUM"] = number
-    header["OBSTYPE"] = kind
-    header["CCDNUM"] = 3
-    header["FILTER"] = band
-    header["DATE-OBS"] = f"{night.isoformat()}T21:00:{number % 60:02d}"
-    header["EXPTIME"] = 5.0
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{kind}_{night.isoformat()}_{number}.fits"
-    whole = np.clip(np.rint(pixels), 0, SATURATION).astype(np.uint16)
-    fits.PrimaryHDU(whole, header).writeto(path)
-    return path
-
-
-def zero(folder: Path, number: int, level: float = 0.0, **changes: object) -> Path:
-    return write(folder, number, np.full(SHAPE, level), kind="zero", **changes)
-
-
-def flat(folder: Path, number: int, lamp: float = LAMP, **changes: object) -> Path:
-    return write(folder, number, lamp * response(), **changes)
-
-
-def make(sources: list[Path], out: Path, camera: Camera) -> MadeMaster:
-    groups, failed = gather(sources, camera)
-    assert not failed
-    (group,) = groups
-    return make_master(group, out, camera)
+    return plain_camera(tmp_path_factory.mktemp("camera"))
 
 
 def flat_error(made: MadeMaster) -> float:
@@ -182,9 +127,10 @@ def test_a_cropped_frame_is_left_out_wherever_it_stands(
 
 def test_a_flat_without_a_band_is_found_again(tmp_path: Path, camera: Camera) -> None:
     made = make([flat(tmp_path, k, band="") for k in range(3)], tmp_path / "out", camera)
-    found = list(fitting_masters(tmp_path / "out", Kind.DOME_FLAT, 3, "", Night(NIGHT), 0, SHAPE))
+    library = MasterLibrary(tmp_path / "out")
+    found = library.good(Kind.DOME_FLAT, 3, "", Night(NIGHT), 0)
     assert [master.path for master in found] == [made.path]
-    assert not list(fitting_masters(tmp_path / "out", Kind.ZERO, 3, "", Night(NIGHT), 0, SHAPE))
+    assert not list(library.good(Kind.ZERO, 3, "", Night(NIGHT), 0))
 
 
 def biases(folder: Path, camera: Camera, after_days: tuple[int, ...]) -> list[Path]:
@@ -200,7 +146,7 @@ def test_masters_come_nearest_first_and_the_earlier_of_two_as_near(
     tmp_path: Path, camera: Camera
 ) -> None:
     before, after, far, _too_far = biases(tmp_path, camera, (-1, 1, 3, 5))
-    found = fitting_masters(tmp_path / "out", Kind.ZERO, 3, "r", Night(NIGHT), 3, SHAPE)
+    found = MasterLibrary(tmp_path / "out").good(Kind.ZERO, 3, "r", Night(NIGHT), 3)
     assert [master.path for master in found] == [before, after, far]
 
 

@@ -202,3 +202,10 @@ def test_light_lost_to_clouds_costs_the_grade():
     assert grade(replace(GOOD, extinction_mag=None), LIMITS).colour is Colour.GREEN
     assert grade(replace(GOOD, extinction_mag=0.3), LIMITS).colour is Colour.GREEN
     assert grade(replace(GOOD, extinction_mag=3.0), LIMITS).colour is Colour.RED
+
+
+@pytest.mark.parametrize(("flag", "what"), [("OLD_BIAS", "bias"), ("OLD_FLAT", "dome flat")])
+def test_a_master_from_far_away_in_time_is_yellow_and_says_how_far(flag, what):
+    verdict = grade(replace(GOOD, flags=(flag,), bias_nights=12, flat_nights=12), LIMITS)
+    assert verdict.colour is Colour.YELLOW
+    assert verdict.reasons == (f"its {what} is 12 nights away",)

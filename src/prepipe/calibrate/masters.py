@@ -1,7 +1,7 @@
-"""Master biases and dome flats, and how far a new one is from the last.
+"""Master biases and dome flats.
 
 Frames are combined band by band of rows, so that memory holds one band of each:
-give memory-mapped arrays (``numpy.load(..., mmap_mode="r")``) when there are many.
+give frames that wait in files (`odd_frames.Frame`) when there are many.
 """
 
 from __future__ import annotations
@@ -9,24 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from prepipe.calibrate.detrend import MINIMUM_FLAT
-from prepipe.calibrate.odd_frames import scatter
+from prepipe.calibrate.odd_frames import Frame, scatter
 from prepipe.errors import ConfigError, PixelError
 from prepipe.model import Layout
 
 __all__ = [
-    "Difference",
     "Master",
     "combine",
     "combine_bias",
     "combine_flat",
-    "compare_masters",
     "to_electrons",
     "typical_light",
 ]
@@ -36,11 +34,6 @@ CLIP = 5.0
 
 BAND_ROWS = 32
 """Rows combined at a time."""
-
-DEVIATING = 5.0
-"""Sigmas beyond which a pixel of two masters counts as changed."""
-
-Frame = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,24 +58,18 @@ class Master:
     n: int
     rejected: float
 
+    @property
+    def typical_noise(self) -> float:
+        """Standard error of a typical pixel; NaN if there was one frame only.
 
-class Difference(NamedTuple):
-    """How a new master differs from an old one.
-
-    Parameters
-    ----------
-    rms : float
-        Robust standard deviation of new - old, in their units.
-    shift : float
-        Median of new - old.
-    deviating : float
-        Fraction of the pixels more than `DEVIATING` sigma from the shift, or
-        finite in one of the two only.
-    """
-
-    rms: float
-    shift: float
-    deviating: float
+        The scatter of a few values is mostly too small: it is divided by the root of the median of
+        a chi-squared distribution over its degrees of freedom, 0.67 for two frames, 0.98 for 20.
+        """
+        freedom = self.n - 1
+        if freedom < 1:
+            return float("nan")
+        mostly = math.sqrt(2.0 * float(gammaincinv(freedom / 2.0, 0.5)) / freedom)
+        return float(np.nanmedian(self.noise)) / mostly
 
 
 @njit(cache=True)
@@ -370,39 +357,3 @@ def combine_flat(
         noise = to_electrons(noise, layout)
     typical = np.float32(_typical_light(image))
     return Master(image / typical, noise / typical, master.n, master.rejected)
-
-
-def compare_masters(new: NDArray[np.float32], old: NDArray[np.float32]) -> Difference:
-    """Tell how far a new master is from an old one.
-
-    Parameters
-    ----------
-    new, old : ndarray of float32, shape (ny, nx)
-
-    Returns
-    -------
-    Difference
-        `rms` and `shift` are NaN if no pixel is finite in both.
-
-    Raises
-    ------
-    PixelError
-        If the shapes differ.
-    """
-    if new.shape != old.shape:
-        raise PixelError(
-            f"masters of shapes {new.shape} and {old.shape} cannot be compared: "
-            "take those of one CCD"
-        )
-    with np.errstate(invalid="ignore"):
-        difference = new.astype(np.float32, copy=False) - old
-    both = np.isfinite(difference)
-    lost = np.isfinite(new) != np.isfinite(old)
-    if not both.any():
-        return Difference(float("nan"), float("nan"), float(lost.mean()) if lost.size else 0.0)
-    values = difference[both]
-    shift = float(np.median(values))
-    distance = np.abs(values - shift)
-    rms = 1.4826 * float(np.median(distance))
-    deviating = np.count_nonzero(distance > DEVIATING * rms) + np.count_nonzero(lost)
-    return Difference(rms, shift, deviating / difference.size)

@@ -8,11 +8,12 @@ cannot make the good ones look bad.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MINIMUM_LIGHT_ADU", "odd_flats", "odd_zeros", "scatter"]
+__all__ = ["MINIMUM_LIGHT_ADU", "Frame", "odd_flats", "odd_zeros", "scatter"]
 
 MINIMUM_LIGHT_ADU = 1000.0
 """A flat with less light adds noise and, with the lamp off, a false response."""
@@ -32,7 +33,16 @@ SAMPLE = (256, 512)
 # Fraction of a normal distribution within one sigma, in percent.
 _ONE_SIGMA = 68.27
 
-Frame = NDArray[np.float32]
+
+class Frame(Protocol):
+    """Pixels that need not be in memory: an array, or what gives a part of one when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+
+    def __getitem__(self, where: Any, /) -> NDArray[np.float32]:
+        """A slice of the rows, or of rows and columns."""
 
 
 def scatter(values: NDArray[np.float32]) -> float:
@@ -115,7 +125,7 @@ def odd_flats(
         if not light >= MINIMUM_LIGHT_ADU
     }
     lit = [k for k in range(len(frames)) if k not in odd]
-    zero = np.float32(0.0) if bias is None else _sample(bias)
+    zero = np.zeros((), np.float32) if bias is None else _sample(bias)
     samples = [(_sample(frames[k]) - zero) / np.float32(lights[k]) for k in lit]
     unlike = _unlikeness(samples, np.array([lights[k] ** -0.5 for k in lit]))
     for k, size in zip(lit, unlike, strict=True):
@@ -124,7 +134,9 @@ def odd_flats(
     return odd
 
 
-def _unlikeness(samples: Sequence[Frame], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unlikeness(
+    samples: Sequence[NDArray[np.float32]], noise: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Distance of each sample from the nearer half of the others, over the typical distance."""
     n = len(samples)
     if n < 3:
@@ -140,7 +152,7 @@ def _unlikeness(samples: Sequence[Frame], noise: NDArray[np.float64]) -> NDArray
     return np.where(near > typical, near / max(typical, np.finfo(np.float64).tiny), 1.0)
 
 
-def _sample(frame: Frame) -> Frame:
+def _sample(frame: Frame) -> NDArray[np.float32]:
     """Evenly spaced rows and columns, in memory."""
     rows, columns = (
         max(1, -(-size // most)) for size, most in zip(frame.shape, SAMPLE, strict=True)

@@ -22,6 +22,7 @@ MODULES = (
     "packets",
     "run",
     "masters",
+    "library",
     "calibrate",
     "look",
     "wcs",

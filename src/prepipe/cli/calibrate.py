@@ -79,9 +79,8 @@ def calibrate(
         "calibration": settings,
         "limits": site.limits,
         "products": out,
-        "calibrations": cals,
     }
-    orders = list(_orders(files, base, failures))
+    orders = list(_orders(files, base, cals, failures))
     done: list[tuple[Order, Outcome]] = []
     with progress("calibrating", len(orders)) as advance:
         for order, outcome in _carried_out(orders, workers):
@@ -142,15 +141,20 @@ def _column_names(text: str) -> dict[str, str]:
     return {what.strip(): name.strip() for what, _, name in pairs}
 
 
-def _orders(files: list[Path], base: dict[str, Any], failures: Failures) -> Iterator[Order]:
+def _orders(
+    files: list[Path], base: dict[str, Any], cals: Path | None, failures: Failures
+) -> Iterator[Order]:
     from prepipe.cameras import load_camera
     from prepipe.engines.base import Order
+    from prepipe.engines.library import MasterLibrary
 
+    settings: Calibration = base["calibration"]
+    library = None if cals is None else MasterLibrary(cals)
     camera = load_camera(base["camera"])
     seen: dict[str, Path] = {}
     for path in dict.fromkeys(files):
         try:
-            exposure, hdus = _looked_into(path, camera)
+            exposure, ccds = _looked_into(path, camera)
         except PrepipeError as error:
             failures.add(path, error)
             continue
@@ -158,27 +162,29 @@ def _orders(files: list[Path], base: dict[str, Any], failures: Failures) -> Iter
         if path.suffix != PACKET and seen.setdefault(name, path) != path:
             failures.add(path, f"exposure {exposure.number} was given already, as {seen[name]}")
             continue
-        for hdu in hdus:
-            yield Order(source=path, hdu=hdu, **base)
+        for hdu, ccd in ccds:
+            masters = None if library is None else library.choose(exposure, ccd, settings)
+            yield Order(source=path, hdu=hdu, calibrations=masters, **base)
 
 
-def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[int | None]]:
-    """The exposure of a file, and the HDUs of its CCDs; a packet has one CCD and no HDUs."""
+def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[tuple[int | None, int]]]:
+    """The exposure of a file, and its CCDs by HDU; a packet has one CCD and no HDUs."""
     from prepipe.codec.fits_bytes import scan_fits
     from prepipe.codec.packet import read_header
     from prepipe.engines.raw import list_ccds, read_exposure
 
-    hdus: list[int | None] = [None]
+    ccds: list[tuple[int | None, int]]
     if path.suffix == PACKET:
-        exposure = read_header(path).exposure
+        packet = read_header(path)
+        exposure, ccds = packet.exposure, [(None, packet.ccd.number)]
     else:
         scan_fits(path)
-        hdus = [hdu for hdu, _ in list_ccds(path, camera)]
+        ccds = [(hdu, ccd.number) for hdu, ccd in list_ccds(path, camera)]
         exposure = read_exposure(path, camera)
     if exposure.kind in (Kind.ZERO, Kind.DOME_FLAT):
         kind = exposure.kind.value.replace("-", " ")
         raise InputError(f"{path}: this is a {kind}: combine it with make-cals")
-    return exposure, hdus
+    return exposure, ccds
 
 
 def _carried_out(

@@ -385,7 +385,9 @@ def check_reference(site: Site) -> Check:
 
 
 def check_masters(calibrations: Path) -> Check:
-    """Whether master biases and flats are there."""
+    """Whether master biases and flats are there, and none waits for a person."""
+    from prepipe.engines.library import MasterLibrary
+
     counts = {
         kind: sum(1 for _ in calibrations.glob(f"ut*/*/{kind}.*.fits.fz"))
         for kind in ("bias", "domeflat")
@@ -394,6 +396,13 @@ def check_masters(calibrations: Path) -> Check:
     if not all(counts.values()):
         remedy = "make them with `prepipe make-cals`; without them no CCD is graded green"
         return Check("masters", State.WARNING, found, remedy)
+    try:
+        held = len(MasterLibrary(calibrations).held())
+    except PrepipeError as error:
+        return Check("masters", State.FAILURE, str(error), "see to that file, or move it away")
+    if held:
+        remedy = "look at them, then accept or refuse them with `prepipe masters mark`"
+        return Check("masters", State.WARNING, f"{found}; {held} are held, not used", remedy)
     return Check("masters", State.OK, found)
 
 

@@ -24,7 +24,7 @@ from prepipe.cli.options import (
 from prepipe.cli.output import Failures, number, print_json, print_table
 from prepipe.cli.progress import progress
 from prepipe.errors import ConfigError, InputError
-from prepipe.model import Kind, Stage
+from prepipe.model import Kind, Mark, Stage
 
 if TYPE_CHECKING:
     from prepipe.cameras import Camera
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["lacks_masters", "register"]
 
 KINDS = (Kind.ZERO, Kind.DOME_FLAT)
-COLUMNS = ("kind", "band", "ccd", "night", "frames", "noise", "path")
+COLUMNS = (
+    *("kind", "band", "ccd", "night", "frames", "noise", "path"),
+    *("mark", "why", "previous", "shift", "rms", "deviating"),
+)
 
 
 def make_cals(
@@ -56,7 +59,11 @@ def make_cals(
     dry_run: Annotated[bool, typer.Option(help="Only say what would be made.")] = False,
     json: Json = False,
 ) -> None:
-    """Combine zeros and dome flats into masters, one a CCD, band and night."""
+    """Combine zeros and dome flats into masters, one a CCD, band and night.
+
+    A master that differs too much from the last good one is written but held: it is not used
+    until `prepipe masters mark` says that it is good.
+    """
     from prepipe.cameras import load_camera
     from prepipe.engines.masters import gather
 
@@ -73,7 +80,7 @@ def make_cals(
     groups, unusable = gather(_sources(site, night, raw, failures), instrument)
     for source, reason in unusable.items():
         failures.add(source, reason)
-    made = [] if dry_run else _made(groups, root, instrument, failures)
+    made = [] if dry_run else _made(groups, root, instrument, site, failures)
     rows = [_planned_row(group) for group in groups] if dry_run else [_row(each) for each in made]
     lacking = _lacking(site, night, made) if night is not None else []
     redo = _command(lacking, config) if lacking else None
@@ -145,7 +152,7 @@ def _journal(site: Site) -> Journal:
 
 
 def _made(
-    groups: Sequence[FrameGroup], root: Path, camera: Camera, failures: Failures
+    groups: Sequence[FrameGroup], root: Path, camera: Camera, site: Site, failures: Failures
 ) -> list[MadeMaster]:
     from prepipe.engines.masters import make_master
 
@@ -155,26 +162,34 @@ def _made(
             words = (group.kind, group.band, f"CCD {group.ccd}", group.night.ut_name)
             name = " ".join(word for word in words if word)
             try:
-                made.append(make_master(group, root, camera))
+                made.append(make_master(group, root, camera, site.calibration))
             except InputError as error:
                 failures.add(name, error)
             advance(name)
     for master in made:
         for reason in master.left_out:
             failures.add(master.path.name, reason)
+        if master.mark is not Mark.GOOD:
+            failures.add(master.path, _not_used(master))
     return made
+
+
+def _not_used(master: MadeMaster) -> str:
+    if master.mark is Mark.HELD:
+        return f"held, not used until `prepipe masters mark` accepts it: {master.why}"
+    return f"still marked {master.mark}, not used: {master.why}"
 
 
 def _lacking(site: Site, night: Night, made: Sequence[MadeMaster]) -> list[CcdRow]:
     """CCDs that were calibrated before the masters that they could have had."""
-    ccds = {master.group.ccd for master in made}
+    ccds = {master.group.ccd for master in made if master.mark is Mark.GOOD}
     with closing(_journal(site)) as journal:
         return [
             row
             for row in journal.rows(Stage.CALIBRATED)
             if row.key.ccd in ccds
             and lacks_masters(row)
-            and abs((row.exposure.night.date - night.date).days) <= site.calibration.days
+            and abs((row.exposure.night.date - night.date).days) <= site.calibration.master_days
         ]
 
 
@@ -187,17 +202,22 @@ def _command(lacking: Sequence[CcdRow], config: Path | None) -> str:
 
 def _planned_row(group: FrameGroup) -> tuple[object, ...]:
     head = (group.kind, group.band, group.ccd, group.night.ut_name)
-    return (*head, len(group.frames), None, None)
+    return (*head, len(group.frames), *(None for _ in COLUMNS[5:]))
 
 
 def _row(master: MadeMaster) -> tuple[object, ...]:
-    return (*_planned_row(master.group)[:4], master.used, master.noise, master.path)
+    changed = master.changed
+    difference: tuple[object, ...] = (None, None, None)
+    if changed is not None:
+        difference = (changed.shift, changed.rms, changed.deviating)
+    head = (*_planned_row(master.group)[:4], master.used, master.noise, master.path)
+    return (*head, master.mark, master.why, master.previous, *difference)
 
 
 def _show(rows: Sequence[tuple[Any, ...]], lacking: int, redo: str | None) -> None:
     if rows:
-        shown = [(*row[:5], number(row[5], 4), row[6] or "-") for row in rows]
-        print_table(("kind", "band", ">ccd", "night", ">frames", ">noise", "path"), shown)
+        shown = [(*row[:5], number(row[5], 4), row[7] or "-", row[6] or "-") for row in rows]
+        print_table(("kind", "band", ">ccd", "night", ">frames", ">noise", "mark", "path"), shown)
     if redo is not None:
         typer.echo(f"{lacking} CCDs were calibrated without masters; to do them anew: {redo}")
 

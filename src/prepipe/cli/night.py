@@ -28,7 +28,7 @@ from prepipe.engines.warm_up import warm_up
 from prepipe.errors import ConfigError
 from prepipe.files import atomic_write
 from prepipe.link import open_link
-from prepipe.model import Colour, Kind, Stage
+from prepipe.model import Colour, Kind, Mark, Stage
 from prepipe.quality.picture import Tile, draw_focal_planes, thumbnail
 from prepipe.simulate import Settings, simulate_exposure
 from prepipe.store import CcdKey, CcdRow, Journal
@@ -206,8 +206,10 @@ def _make_masters(site: Site, sky: Settings, ends: _Ends, tell: Tell) -> None:
     groups, unusable = gather(packets, camera)
     ends.failures.update({str(path): reason for path, reason in unusable.items()})
     for group in groups:
-        made = make_master(group, site.cluster.calibrations, camera)
+        made = make_master(group, site.cluster.calibrations, camera, site.calibration)
         ends.failures.update(dict.fromkeys(made.left_out, "left out of a master"))
+        if made.mark is not Mark.GOOD:
+            ends.failures[made.path.name] = made.why
     tell(f"{len(groups)} masters made of them")
 
 

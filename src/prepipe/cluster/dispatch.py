@@ -18,6 +18,7 @@ from prepipe.cluster.throttle import may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
 from prepipe.engines.base import Order, Outcome
+from prepipe.engines.library import MasterLibrary
 from prepipe.errors import (
     ConfigError,
     InputError,
@@ -65,6 +66,7 @@ class Dispatcher:
         self._journal = journal
         self._compute = compute
         self._work = work
+        self._library = MasterLibrary(site.cluster.calibrations)
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
         self._obstacles = 0
@@ -211,7 +213,7 @@ class Dispatcher:
             camera=self._site.camera,
             calibration=self._site.calibration,
             products=cluster.products,
-            calibrations=cluster.calibrations if cluster.calibrations.is_dir() else None,
+            calibrations=self._library.choose(row.exposure, row.key.ccd, self._site.calibration),
             limits=self._site.limits,
             hints=self._hints.pop(row.key, ()),
         )

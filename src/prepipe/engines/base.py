@@ -9,7 +9,21 @@ from pathlib import Path
 from prepipe.config import Calibration, Limits
 from prepipe.model import Ccd, Exposure, Grade, PointingHint, Reduction
 
-__all__ = ["Order", "Outcome"]
+__all__ = ["ChosenMasters", "Order", "Outcome"]
+
+
+@dataclass(frozen=True)
+class ChosenMasters:
+    """Masters that one CCD may take, best first; the next one stands in for one that is damaged.
+
+    Parameters
+    ----------
+    bias, flat : tuple of Path
+        Empty if there is none: the CCD goes on without.
+    """
+
+    bias: tuple[Path, ...] = ()
+    flat: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,8 +39,9 @@ class Order:
     calibration : Calibration
     products : Path
         Where the calibrated CCD goes.
-    calibrations : Path or None
-        Where the masters are; None leaves bias and flat alone.
+    calibrations : ChosenMasters, Path or None
+        The masters chosen for this CCD; None leaves bias and flat alone. A directory stands for
+        the nearest in it by their names, as if no mark or limit of theirs were known.
     limits : mapping
         Limits of the grades by band, with ``"default"``.
     hdu : int or None
@@ -39,7 +54,7 @@ class Order:
     camera: str
     calibration: Calibration
     products: Path
-    calibrations: Path | None = None
+    calibrations: ChosenMasters | Path | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
     hdu: int | None = None
     hints: tuple[PointingHint, ...] = ()

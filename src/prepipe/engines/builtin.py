@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,9 +18,14 @@ from prepipe.calibrate.photometry import ZeroPoint
 from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, Limits, ProductForm
-from prepipe.engines.base import Order, Outcome
-from prepipe.engines.masters import fitting_masters
-from prepipe.engines.names import catalogue_paths, product_path
+from prepipe.engines.base import ChosenMasters, Order, Outcome
+from prepipe.engines.names import (
+    catalogue_paths,
+    chosen_by_name,
+    master_name,
+    nights_apart,
+    product_path,
+)
 from prepipe.engines.output import write_products
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
@@ -29,7 +34,7 @@ from prepipe.engines.reference_manifest import MANIFEST
 from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
 from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.errors import InputError, StorageError
-from prepipe.model import Kind, Layout, Reduction
+from prepipe.model import Layout, Night, Reduction
 from prepipe.quality.grades import grade
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
@@ -64,6 +69,7 @@ class _Master:
     name: str
     plane: NDArray[np.float32]
     noise: float
+    nights: int
 
 
 def carry_out(order: Order) -> Outcome:
@@ -167,36 +173,42 @@ def _pixels_to_sources(
     return clean, measured
 
 
-def _masters(raw: RawCcd, layout: Layout, settings: Calibration, root: Path | None) -> Masters:
-    bias = _master(raw, layout, Kind.ZERO, root, settings.days)
-    flat = _master(raw, layout, Kind.DOME_FLAT, root, settings.days)
-    absent = {"NO_BIAS": bias, "NO_FLAT": flat}
+def _masters(
+    raw: RawCcd, layout: Layout, settings: Calibration, told: ChosenMasters | Path | None
+) -> Masters:
+    """Bias and flat, each the first of those chosen that can be read and fits."""
+    chosen = told or ChosenMasters()
+    if isinstance(chosen, Path):
+        chosen = chosen_by_name(chosen, raw.exposure, raw.ccd.number, settings.master_days)
+    found = {
+        "BIAS": _first_sound(chosen.bias, raw.exposure.night, layout.trimmed_shape),
+        "FLAT": _first_sound(chosen.flat, raw.exposure.night, layout.trimmed_shape),
+    }
+    flags = [f"NO_{what}" for what, master in found.items() if master is None]
+    flags += [f"OLD_{what}" for what, m in found.items() if m and m.nights > settings.old_days]
+    bias, flat = found["BIAS"], found["FLAT"]
     return Masters(
         bias=None if bias is None else bias.plane,
         flat=None if flat is None else flat.plane,
         bias_noise=0.0 if bias is None else bias.noise,
         bias_name="" if bias is None else bias.name,
         flat_name="" if flat is None else flat.name,
-        flags=tuple(flag for flag, master in absent.items() if master is None),
+        bias_nights=None if bias is None else bias.nights,
+        flat_nights=None if flat is None else flat.nights,
+        flags=tuple(flags),
     )
 
 
-def _master(
-    raw: RawCcd, layout: Layout, kind: Kind, root: Path | None, days: int
-) -> _Master | None:
-    """The nearest master; None if there is none that fits."""
-    if root is None:
-        return None
-    exposure = raw.exposure
-    number, night = raw.ccd.number, exposure.night
-    shape = layout.trimmed_shape
-    for found in fitting_masters(root, kind, number, exposure.band, night, days, shape):
+def _first_sound(paths: Sequence[Path], night: Night, shape: tuple[int, int]) -> _Master | None:
+    """The first master that can be read; None if there is none that fits."""
+    for path in paths:
         try:
-            master = _read_master(found.path, found.path.stat().st_mtime_ns)
+            plane, noise = _read_master(path, path.stat().st_mtime_ns)
         except (InputError, StorageError, OSError):
             continue
-        if master.plane.shape == shape:
-            return master
+        name = master_name(path)
+        if plane.shape == shape and name is not None:
+            return _Master(path.name, plane, noise, nights_apart(name.night, night))
     return None
 
 
@@ -222,6 +234,8 @@ def _summary(
         exposure=raw.exposure.number,
         ccd=raw.ccd.number,
         flags=results.flags,
+        bias_nights=results.masters.bias_nights,
+        flat_nights=results.masters.flat_nights,
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
         wcs_worst_mas=None if solution is None else _known(solution.worst_error_mas),
         wcs_matches=0 if solution is None else solution.matches,
@@ -269,5 +283,5 @@ def _opened(
 
 
 @lru_cache(maxsize=8)
-def _read_master(path: Path, _mtime_ns: int) -> _Master:
-    return _Master(path.name, *read_master(path))
+def _read_master(path: Path, _mtime_ns: int) -> tuple[NDArray[np.float32], float]:
+    return read_master(path)

@@ -1,47 +1,39 @@
-"""Master biases and dome flats: made from raw frames, and chosen for an exposure."""
+"""Master biases and dome flats: made from raw frames, compared with the last, kept in a library."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prepipe.calibrate.detrend import overscan_subtract_trim
-from prepipe.calibrate.masters import (
-    Difference,
-    Master,
-    combine_bias,
-    combine_flat,
-    compare_masters,
-    typical_light,
-)
+from prepipe.calibrate.master_change import Difference
+from prepipe.calibrate.masters import Master, combine_bias, combine_flat, typical_light
+from prepipe.calibrate.odd_frames import Frame as Pixels
 from prepipe.calibrate.odd_frames import odd_flats, odd_zeros
 from prepipe.cameras import Camera
-from prepipe.codec.fits_bytes import FitsFile
 from prepipe.codec.packet import read_header
-from prepipe.engines.names import MasterName, find_masters, master_path, safe_band
-from prepipe.engines.products import Card, read_master, write_master
+from prepipe.config import Calibration
+from prepipe.engines.acceptance import judge
+from prepipe.engines.library import MasterLibrary, first_sound
+from prepipe.engines.names import MasterName, master_path, safe_band
+from prepipe.engines.products import Card
 from prepipe.engines.raw import RawCcd, list_ccds, read_ccd, read_exposure
-from prepipe.errors import InputError, PixelError, StorageError
-from prepipe.model import Exposure, Kind, Layout, Night
+from prepipe.errors import InputError, PixelError
+from prepipe.model import Exposure, Kind, Layout, Mark, Night
 
-__all__ = ["Frame", "FrameGroup", "MadeMaster", "fitting_masters", "gather", "make_master"]
+__all__ = ["Frame", "FrameGroup", "MadeMaster", "gather", "make_master"]
 
-FRAMES_IN_MEMORY = 12
+FRAMES_IN_MEMORY = 8
 """Frames of one CCD held in memory (34 MB each); the others wait in a temporary file."""
-
-MASTER_DAYS = 30
-"""A flat's bias, or the master a new one is compared with, is no further away in time.
-
-The default of ``calibration.days``, an engineering choice; the nearest is taken, so that
-distance matters only where the night's own zeros are missing.
-"""
 
 MAX_SATURATED = 0.01
 """A dome flat with a larger fraction of its pixels saturated tells no response."""
@@ -82,9 +74,13 @@ class MadeMaster:
     left_out : tuple of str
         Frames that could not be used, with the reason.
     previous : str
-        Name of the nearest master of an earlier night; empty if there is none that fits.
+        Name of the good master that it was compared with; empty if there is none that fits.
     changed : Difference or None
         From that master to this one.
+    mark : Mark
+        HELD if it differs too much: it is not used until a person accepts it.
+    why : str
+        Reason of the mark.
     """
 
     group: FrameGroup
@@ -94,6 +90,8 @@ class MadeMaster:
     left_out: tuple[str, ...]
     previous: str = ""
     changed: Difference | None = None
+    mark: Mark = Mark.GOOD
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,19 @@ class _Read:
     """A frame ready to be combined."""
 
     frame: Frame
-    pixels: NDArray[np.float32]
+    pixels: Pixels
     layout: Layout
+
+
+@dataclass(frozen=True)
+class _Combined:
+    """A master before it is written."""
+
+    master: Master
+    layout: Layout
+    first: Exposure
+    noise: float
+    bias_name: str
 
 
 def gather(sources: Iterable[Path], camera: Camera) -> tuple[list[FrameGroup], dict[Path, str]]:
@@ -138,15 +147,19 @@ def gather(sources: Iterable[Path], camera: Camera) -> tuple[list[FrameGroup], d
     return sorted(groups, key=lambda g: (g.kind is not Kind.ZERO, g.night, g.ccd, g.band)), failed
 
 
-def make_master(group: FrameGroup, out: Path, camera: Camera) -> MadeMaster:
-    """Combine one group's frames and write the master.
+def make_master(
+    group: FrameGroup, out: Path, camera: Camera, settings: Calibration | None = None
+) -> MadeMaster:
+    """Combine one group's frames, compare the master with the last good one, and write it.
 
     Parameters
     ----------
     group : FrameGroup
     out : Path
-        Root of the calibrations; a dome flat takes its bias from there.
+        Root of the library; a dome flat takes its bias from there.
     camera : Camera
+    settings : Calibration, optional
+        How far away other masters may be, and what a new one may differ from the last.
 
     Raises
     ------
@@ -155,9 +168,38 @@ def make_master(group: FrameGroup, out: Path, camera: Camera) -> MadeMaster:
     StorageError
         If the master cannot be written.
     """
+    settings = settings or Calibration()
+    library = MasterLibrary(out)
     left_out: list[str] = []
+    made = _combine(group, library, camera, settings, left_out)
+    image = np.nan_to_num(made.master.image, copy=False)
+    path = master_path(out, group.frames[0].exposure, group.ccd)
+    name = _name(group, path)
+    verdict, changed = judge(library, name, image, made.noise, settings)
+    row = library.add(name, image, made.noise, _cards(group, made), verdict)
+    return MadeMaster(
+        group=group,
+        path=path,
+        used=made.master.n,
+        noise=made.noise,
+        left_out=tuple(left_out),
+        previous=Path(row.previous).name,
+        changed=changed,
+        mark=row.mark,
+        why=row.why,
+    )
+
+
+def _combine(
+    group: FrameGroup,
+    library: MasterLibrary,
+    camera: Camera,
+    settings: Calibration,
+    left_out: list[str],
+) -> _Combined:
+    """The master of a group; its frames are let go of."""
     with _read_frames(group, camera, left_out) as read:
-        bias, bias_name = _bias_for(group, out, read)
+        bias, bias_name = _bias_for(group, library, read, settings)
         frames = _without_odd(group, read, bias, left_out)
         if not frames:
             raise InputError(f"CCD {group.ccd}: no usable frame; {'; '.join(left_out)}")
@@ -167,78 +209,10 @@ def make_master(group: FrameGroup, out: Path, camera: Camera) -> MadeMaster:
             master = combine_bias(pixels)
         else:
             master = combine_flat(pixels, bias=bias, layout=layout)
-    image = np.nan_to_num(master.image)
-    noise = float(np.nanmedian(master.noise)) if master.n > 1 else _single_noise(group, layout)
-    previous, changed = _compare(group, out, image)
-    path = master_path(out, group.frames[0].exposure, group.ccd)
-    first = frames[0].frame.exposure
-    write_master(path, image, noise, _cards(group, first, master, noise, bias_name))
-    return MadeMaster(group, path, master.n, noise, tuple(left_out), previous, changed)
-
-
-def fitting_masters(
-    root: Path,
-    kind: Kind,
-    ccd: int,
-    band: str,
-    night: Night,
-    days: int,
-    shape: tuple[int, int],
-) -> Iterator[MasterName]:
-    """Masters of a CCD (and band, for a flat), nearest in time first.
-
-    The earlier of two as near comes first. Those whose header cannot be read, or tells of
-    another shape, are passed over; the pixels may still be damaged.
-
-    Parameters
-    ----------
-    root : Path
-    kind : Kind
-    ccd : int
-    band : str
-        As observed; ignored for a bias.
-    night : Night
-        Of the exposure.
-    days : int
-        Masters further away are not taken.
-    shape : tuple of int
-        Of the trimmed CCD, (rows, columns).
-
-    Yields
-    ------
-    MasterName
-    """
-    wanted = "" if kind is Kind.ZERO else safe_band(band)
-
-    def distance(master: MasterName) -> int:
-        return abs((master.night.date - night.date).days)
-
-    found = [m for m in find_masters(root, ccd) if m.kind is kind and m.band == wanted]
-    near = [master for master in found if distance(master) <= days]
-    for master in sorted(near, key=lambda m: (distance(m), m.night)):
-        if _shape(master.path) == shape:
-            yield master
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    """Shape of a master by its header; empty if that cannot be read."""
-    try:
-        with FitsFile(path) as file:
-            return file.span_at(1, file.span_at(0, 0).end).image_shape
-    except (InputError, StorageError, OSError):
-        return ()
-
-
-def _first_sound(
-    masters: Iterable[MasterName],
-) -> tuple[MasterName, NDArray[np.float32]] | None:
-    """The first master whose pixels can be read."""
-    for master in masters:
-        try:
-            return master, read_master(master.path)[0]
-        except (InputError, StorageError, OSError):
-            continue
-    return None
+        noise = master.typical_noise
+        if master.n == 1:
+            noise = _single_noise(group, layout, typical_light(pixels[0], bias))
+        return _Combined(master, layout, frames[0].frame.exposure, noise, bias_name)
 
 
 def _frames(source: Path, camera: Camera) -> Iterator[tuple[int, Frame]]:
@@ -270,9 +244,10 @@ def _read_frames(group: FrameGroup, camera: Camera, left_out: list[str]) -> Iter
             except InputError as error:
                 left_out.append(_told(frame, str(error)))
                 continue
+            kept: Pixels = pixels
             if len(frames) >= FRAMES_IN_MEMORY:
-                pixels = _spilled(pixels, Path(spill) / f"{len(frames)}.npy")
-            frames.append(_Read(frame, pixels, layout))
+                kept = _Spilled(pixels, Path(spill) / f"{len(frames)}.npy")
+            frames.append(_Read(frame, kept, layout))
         yield _alike(frames, left_out)
 
 
@@ -329,57 +304,59 @@ def _told(frame: Frame, reason: str) -> str:
     return reason if reason.startswith(source) else f"{source}: {reason}"
 
 
-def _spilled(pixels: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-    np.save(path, pixels)
-    mapped: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    return mapped
+class _Spilled:
+    """A frame that waits in a file; only the part that is asked for comes into memory."""
+
+    def __init__(self, pixels: NDArray[np.float32], path: Path) -> None:
+        np.save(path, pixels)
+        self._path = path
+        self.shape: tuple[int, ...] = pixels.shape
+
+    def __getitem__(self, where: Any) -> NDArray[np.float32]:
+        # The map is closed at once: its pages would count as this process's own.
+        return np.array(np.load(self._path, mmap_mode="r")[where])
+
+
+def _name(group: FrameGroup, path: Path) -> MasterName:
+    band = "" if group.kind is Kind.ZERO else safe_band(group.band)
+    number = group.frames[0].exposure.number
+    return MasterName(path, group.kind, band, group.night, group.ccd, number)
 
 
 def _bias_for(
-    group: FrameGroup, out: Path, frames: Sequence[_Read]
+    group: FrameGroup, library: MasterLibrary, frames: Sequence[_Read], settings: Calibration
 ) -> tuple[NDArray[np.float32] | None, str]:
     """Master bias for a flat, of the same night if there is one, and its name."""
     if group.kind is Kind.ZERO or not frames:
         return None, ""
     shape = frames[0].layout.trimmed_shape
-    found = _first_sound(
-        fitting_masters(out, Kind.ZERO, group.ccd, "", group.night, MASTER_DAYS, shape)
-    )
+    good = library.good(Kind.ZERO, group.ccd, "", group.night, settings.master_days)
+    found = first_sound(good, shape)
     return (None, "") if found is None else (found[1], found[0].path.name)
 
 
-def _compare(
-    group: FrameGroup, out: Path, image: NDArray[np.float32]
-) -> tuple[str, Difference | None]:
-    """How far a new master is from that of the night before it."""
-    shape = image.shape[0], image.shape[1]
-    near = fitting_masters(out, group.kind, group.ccd, group.band, group.night, MASTER_DAYS, shape)
-    found = _first_sound(master for master in near if master.night < group.night)
-    if found is None:
-        return "", None
-    return found[0].path.name, compare_masters(image, found[1])
-
-
-def _single_noise(group: FrameGroup, layout: Layout) -> float:
-    """A frame alone does not tell its scatter: the read noise does, for a step of the file."""
+def _single_noise(group: FrameGroup, layout: Layout, light: float) -> float:
+    """Noise of a frame alone, which does not tell its scatter: that of read-out and photons."""
     amplifier = layout.amplifiers[0]
-    return amplifier.read_noise / amplifier.gain if group.kind is Kind.ZERO else 0.01
+    if group.kind is Kind.ZERO:
+        return amplifier.read_noise / amplifier.gain
+    electrons = light * amplifier.gain
+    return math.hypot(amplifier.read_noise, math.sqrt(electrons)) / electrons
 
 
-def _cards(
-    group: FrameGroup, first: Exposure, master: Master, noise: float, bias: str
-) -> list[Card]:
+def _cards(group: FrameGroup, made: _Combined) -> list[Card]:
+    master = made.master
     cards: list[Card] = [
         ("OBSTYPE", "zero" if group.kind is Kind.ZERO else "dome flat", "kind of master"),
         ("CCDNUM", group.ccd, "CCD number"),
         ("FILTER", group.band, "band"),
         ("NIGHT", str(group.night), "local date on which the night began"),
-        ("EXPNUM", first.number, "first of the frames combined"),
+        ("EXPNUM", made.first.number, "first of the frames combined"),
         ("NCOMBINE", master.n, "frames combined"),
-        ("NOISE", noise, "typical standard error of a pixel"),
+        ("NOISE", made.noise, "typical standard error of a pixel"),
         ("REJECTED", master.rejected, "fraction of the values clipped"),
         ("BUNIT", "adu" if group.kind is Kind.ZERO else "relative", "unit of the pixels"),
     ]
     if group.kind is Kind.DOME_FLAT:
-        cards.append(("BIASFILE", bias or "none", "bias subtracted"))
+        cards.append(("BIASFILE", made.bias_name or "none", "bias subtracted"))
     return cards

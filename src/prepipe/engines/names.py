@@ -12,9 +12,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from prepipe.engines.base import ChosenMasters
+from prepipe.files import storage_errors
 from prepipe.model import Exposure, Kind, Night
 
 __all__ = [
@@ -23,8 +26,12 @@ __all__ = [
     "NO_PRODUCT",
     "MasterName",
     "catalogue_paths",
+    "chosen_by_name",
     "find_masters",
+    "master_name",
     "master_path",
+    "masters_near",
+    "nights_apart",
     "product_path",
     "safe_band",
 ]
@@ -52,6 +59,11 @@ class MasterName:
     band: str
     night: Night
     ccd: int
+    number: int
+
+    def fits(self, kind: Kind, band: str) -> bool:
+        """Whether it is of a kind and, if a flat, of a band as observed."""
+        return self.kind is kind and self.band == ("" if kind is Kind.ZERO else safe_band(band))
 
 
 def product_path(root: Path, exposure: Exposure, ccd: int) -> Path:
@@ -85,17 +97,100 @@ def master_path(root: Path, first: Exposure, ccd: int) -> Path:
     return root / night / str(ccd) / f"{stem}.{night}.{first.number}_{ccd}{IMAGE}"
 
 
-def find_masters(root: Path, ccd: int) -> list[MasterName]:
-    """All masters of a CCD below `root`, in order of their names."""
-    found = []
-    for path in sorted(root.glob(f"ut*/{ccd}/*{IMAGE}")):
-        name = _MASTER.fullmatch(path.name)
-        if name is not None and int(name["ccd"]) == ccd:
-            kind = Kind.DOME_FLAT if name["band"] else Kind.ZERO
-            found.append(
-                MasterName(path, kind, name["band"] or "", Night.parse(name["night"]), ccd)
-            )
-    return found
+def master_name(path: Path) -> MasterName | None:
+    """What the name of a file tells, if it is that of a master."""
+    found = _MASTER.fullmatch(path.name)
+    night = None if found is None else _night(found["night"])
+    if found is None or night is None:
+        return None
+    kind = Kind.DOME_FLAT if found["band"] else Kind.ZERO
+    return MasterName(
+        path, kind, found["band"] or "", night, int(found["ccd"]), int(found["number"])
+    )
+
+
+def find_masters(root: Path) -> Iterator[MasterName]:
+    """All masters below `root`, by night, CCD and name.
+
+    Raises
+    ------
+    StorageError
+        If a directory cannot be read.
+    """
+    for night in sorted(name for name in _names(root) if _night(name) is not None):
+        for ccd in sorted(int(name) for name in _names(root / night) if name.isdecimal()):
+            yield from _masters_in(root / night / str(ccd))
+
+
+def masters_near(root: Path, ccd: int, night: Night, days: int) -> Iterator[MasterName]:
+    """Masters of a CCD, nearest in time first.
+
+    Of two nights as near the earlier one comes first, of one night what was taken last.
+
+    Parameters
+    ----------
+    root : Path
+    ccd : int
+    night : Night
+        Of the exposure.
+    days : int
+        Masters further away are not given.
+
+    Raises
+    ------
+    StorageError
+        If a directory cannot be read.
+    """
+    found = {name: _night(name) for name in _names(root)}
+    nights = {
+        name: (nights_apart(at, night), at)
+        for name, at in found.items()
+        if at is not None and nights_apart(at, night) <= days
+    }
+    for name in sorted(nights, key=nights.__getitem__):
+        yield from reversed(_masters_in(root / name / str(ccd)))
+
+
+def chosen_by_name(root: Path, exposure: Exposure, ccd: int, days: int) -> ChosenMasters:
+    """The masters of a directory that a CCD may take, by their names alone.
+
+    Raises
+    ------
+    StorageError
+        If a directory cannot be read.
+    """
+    near = list(masters_near(root, ccd, exposure.night, days))
+
+    def fitting(kind: Kind) -> tuple[Path, ...]:
+        return tuple(name.path for name in near if name.fits(kind, exposure.band))
+
+    return ChosenMasters(fitting(Kind.ZERO), fitting(Kind.DOME_FLAT))
+
+
+def nights_apart(one: Night, other: Night) -> int:
+    """From one night to another, without sign."""
+    return abs((one.date - other.date).days)
+
+
+def _masters_in(directory: Path) -> list[MasterName]:
+    found = [master_name(directory / name) for name in _names(directory)]
+    own = [each for each in found if each is not None and str(each.ccd) == directory.name]
+    return sorted(own, key=lambda each: (each.kind is not Kind.ZERO, each.band, each.number))
+
+
+def _names(directory: Path) -> list[str]:
+    with storage_errors(directory):
+        try:
+            return [path.name for path in directory.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _night(name: str) -> Night | None:
+    try:
+        return Night.parse(name) if re.fullmatch(r"ut\d{6}", name) else None
+    except ValueError:
+        return None
 
 
 def safe_band(band: str) -> str:

@@ -18,6 +18,7 @@ from prepipe.engines.catalogue import write_catalogues
 from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_image
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.sky import Astrometry, Photometry, Results
+from prepipe.engines.steps import Masters
 from prepipe.engines.wcs import wcs_cards
 from prepipe.errors import HeaderError
 from prepipe.model import Reduction
@@ -131,6 +132,7 @@ def _provenance_cards(raw: RawCcd, results: Results, reference: str) -> list[Car
         ("PREPIPE", __version__, "version that made this"),
         ("BIASFILE", results.masters.bias_name or "none", "bias subtracted"),
         ("FLATFILE", results.masters.flat_name or "none", "dome flat divided by"),
+        *_nights_cards(results.masters),
         ("REFCAT", reference or "none", "reference catalogue"),
     ]
     if raw.packet is not None:
@@ -139,6 +141,12 @@ def _provenance_cards(raw: RawCcd, results: Results, reference: str) -> list[Car
         if isinstance(lost, int | float):
             cards.append(("PPRMSSIG", float(lost), "rms error of packing / noise"))
     return cards
+
+
+def _nights_cards(masters: Masters) -> list[Card]:
+    nights = {"BIASAGE": masters.bias_nights, "FLATAGE": masters.flat_nights}
+    comment = "nights between the exposure and it"
+    return [(key, count, comment) for key, count in nights.items() if count is not None]
 
 
 def _quality_cards(raw: RawCcd, results: Results, reduction: Reduction) -> list[Card]:

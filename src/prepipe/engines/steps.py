@@ -58,6 +58,8 @@ class Masters:
         Standard error of a pixel of the bias, ADU.
     bias_name, flat_name : str
         File names.
+    bias_nights, flat_nights : int or None
+        Nights between the exposure and each.
     """
 
     bias: NDArray[np.float32] | None = None
@@ -65,6 +67,8 @@ class Masters:
     bias_noise: float = 0.0
     bias_name: str = ""
     flat_name: str = ""
+    bias_nights: int | None = None
+    flat_nights: int | None = None
     flags: Flags = ()
 
     def noisier(self, layout: Layout) -> Layout:

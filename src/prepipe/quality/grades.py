@@ -66,6 +66,8 @@ _FLAGS = {
     "NO_OVERSCAN": _Meaning(_ORANGE, "no overscan in the frame: its level is not subtracted"),
     "NO_BIAS": _Meaning(_YELLOW, "no bias given, or none near enough in time: not subtracted"),
     "NO_FLAT": _Meaning(_YELLOW, "no dome flat given, or none near enough in time: not divided"),
+    "OLD_BIAS": _Meaning(_YELLOW, "its bias is {r.bias_nights} nights away"),
+    "OLD_FLAT": _Meaning(_YELLOW, "its dome flat is {r.flat_nights} nights away"),
     # the sources
     "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
     "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),

@@ -1,6 +1,7 @@
 """What each end remembers: tables and queries; SQLite by default, any SQLAlchemy URL otherwise."""
 
 from prepipe.store.journal import Journal
+from prepipe.store.masters import MasterRow, MasterRows
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
 
-__all__ = ["CcdKey", "CcdRow", "FileRow", "Journal"]
+__all__ = ["CcdKey", "CcdRow", "FileRow", "Journal", "MasterRow", "MasterRows"]

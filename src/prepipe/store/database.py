@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,26 +11,33 @@ from typing import Any
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from prepipe.errors import ConfigError, StorageError
 
-__all__ = ["open_engine", "plain_errors"]
+__all__ = ["open_engine", "open_for_reading", "plain_errors"]
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn a database error into a `StorageError` of one sentence."""
+def plain_errors(what: str = "the journal") -> Iterator[None]:
+    """Turn a database error into a `StorageError` of one sentence about `what`."""
     try:
         yield
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
         raise StorageError(
-            f"the journal cannot be used: {cause}; check its disk and that it can be written"
+            f"{what} cannot be used: {cause}; check its disk and that it can be written"
         ) from error
 
 
-def open_engine(where: Path | str) -> Engine:
+def open_engine(where: Path | str, *, journal_mode: str = "WAL") -> Engine:
     """Open a SQLite file or a database URL.
+
+    Parameters
+    ----------
+    where : Path or str
+    journal_mode : str
+        How SQLite makes transactions safe.
 
     Raises
     ------
@@ -53,21 +61,34 @@ def open_engine(where: Path | str) -> Engine:
             raise ConfigError(f"{where!r} is no database URL: {error}") from error
     engine = create_engine(url)
     if url.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _set_pragmas)
-        event.listen(engine, "begin", _begin_immediately)
+        # A rollback journal is only safe against a power cut when it is synced in full.
+        synchronous = "NORMAL" if journal_mode == "WAL" else "FULL"
+        _behave(engine, f"journal_mode={journal_mode}", f"synchronous={synchronous}")
     return engine
 
 
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    # The driver would open transactions by itself, and too late to serialise writers.
-    connection.isolation_level = None
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "busy_timeout=30000",
-        "foreign_keys=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+def open_for_reading(path: Path) -> Engine:
+    """Open a SQLite file that is there, anew for each use; it may lie where nothing can be written.
+
+    Where it can, a transaction that a killed writer left half-done is undone.
+    """
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    query = {"mode": "rw" if writable else "ro", "uri": "true"}
+    url = URL.create("sqlite", database=path.absolute().as_uri(), query=query)
+    engine = create_engine(url, poolclass=NullPool)
+    _behave(engine)
+    return engine
+
+
+def _behave(engine: Engine, *pragmas: str) -> None:
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        # The driver would open transactions by itself, and too late to serialise writers.
+        connection.isolation_level = None
+        for pragma in ("busy_timeout=30000", *pragmas, "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    event.listen(engine, "connect", set_pragmas)
+    event.listen(engine, "begin", _begin_immediately)
 
 
 def _begin_immediately(connection: Connection) -> None:

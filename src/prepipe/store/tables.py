@@ -1,4 +1,4 @@
-"""The tables of a journal. Times are seconds since 1970 (UTC)."""
+"""The tables of a journal, and that of a library of masters. Times are seconds since 1970 (UTC)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["ccds", "events", "exposures", "files", "metadata"]
+__all__ = ["ccds", "events", "exposures", "files", "library", "masters", "metadata"]
 
 metadata = MetaData()
+library = MetaData()
 
 exposures = Table(
     "exposures",
@@ -93,4 +94,31 @@ events = Table(
     Column("outcome", String(20), nullable=False),
     Column("seconds", Float),
     Column("detail", Text, nullable=False, default=""),
+)
+
+masters = Table(
+    "masters",
+    library,
+    Column("id", Integer, primary_key=True),
+    # Below the library's root, so that it can be moved as a whole.
+    Column("path", Text, nullable=False),
+    # Of the file that the row is about; another file may bear its name later.
+    Column("fingerprint", String(40), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("ccd", Integer, nullable=False),
+    Column("band", String(20), nullable=False),
+    Column("night", String(10), nullable=False),
+    Column("mark", String(10), nullable=False),
+    Column("why", Text, nullable=False, default=""),
+    Column("by_hand", Boolean, nullable=False, default=False),
+    Column("valid_from", String(10)),
+    Column("valid_until", String(10)),
+    Column("previous", Text, nullable=False, default=""),
+    Column("shift", Float),
+    Column("rms", Float),
+    Column("noise", Float),
+    Column("deviating", Float),
+    Column("changed_at", Float, nullable=False),
+    UniqueConstraint("path", "fingerprint"),
+    Index("masters_by_ccd", "ccd"),
 )
