@@ -148,7 +148,7 @@ def test_what_was_held_and_accepted_stays_so_when_made_again(
     held = make(sources, out, camera)
     library = MasterLibrary(out)
     row = library.master(held.path).row
-    library.rows.change([row], mark=Mark.GOOD, why="new controller", by_hand=True)
+    library.table.change([row], mark=Mark.GOOD, why="new controller", by_hand=True)
     again = make(sources, out, camera)
     assert (again.mark, again.why) == (Mark.GOOD, "new controller")
     assert again.path in chosen(out, Kind.ZERO)
@@ -160,7 +160,7 @@ def test_other_frames_do_not_inherit_what_a_person_said_of_the_last_ones(
     sources = [zero(tmp_path, 31 + k, night=NEXT) for k in range(4)]
     first = make(sources, out, camera)
     library = MasterLibrary(out)
-    library.rows.change([library.master(first.path).row], mark=Mark.BAD, why="haze", by_hand=True)
+    library.table.change([library.master(first.path).row], mark=Mark.BAD, why="haze", by_hand=True)
     # The same frames make the same master: it stays bad. Fewer make another one, to be looked at.
     assert make(sources, out, camera).mark is Mark.BAD
     fewer = make(sources[:3], out, camera)
@@ -173,7 +173,7 @@ def test_a_held_master_stays_held_when_its_row_is_lost(
 ) -> None:
     sources = [zero(tmp_path, 31 + k, level=9.0, night=NEXT) for k in range(4)]
     held = make(sources, out, camera)
-    MasterLibrary(out).rows.path.unlink()
+    MasterLibrary(out).table.path.unlink()
     assert held.path not in chosen(out, Kind.ZERO)
     assert MasterLibrary(out).master(held.path).row.mark is Mark.HELD
 

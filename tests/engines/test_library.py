@@ -37,7 +37,7 @@ def exposure(days: int = 0, band: str = "r") -> Exposure:
 
 def change(root: Path, path: Path, **values: object) -> None:
     library = MasterLibrary(root)
-    library.rows.change([library.master(path).row], **values)
+    library.table.change([library.master(path).row], **values)
 
 
 def biases(root: Path, day: int = 0, **settings: object) -> list[Path]:
@@ -104,7 +104,7 @@ def test_an_order_names_a_few_of_them(tmp_path: Path) -> None:
 
 def test_a_file_without_a_row_is_adopted_as_good(tmp_path: Path) -> None:
     (path,) = added(tmp_path, 0)
-    MasterLibrary(tmp_path).rows.path.unlink()
+    MasterLibrary(tmp_path).table.path.unlink()
     assert biases(tmp_path) == [path]
     (master,) = MasterLibrary(tmp_path).masters()
     assert (master.recorded, master.frames, master.noise) == (False, 3, 1.0)
@@ -152,7 +152,7 @@ def test_without_a_library_nothing_is_chosen_and_nothing_made(tmp_path: Path) ->
 
 def test_a_damaged_table_is_an_obstacle_rather_than_no_marks(tmp_path: Path) -> None:
     added(tmp_path, 0)
-    MasterLibrary(tmp_path).rows.path.write_bytes(b"nothing of the kind" * 100)
+    MasterLibrary(tmp_path).table.path.write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(StorageError, match="table of masters"):
         biases(tmp_path)
 
@@ -194,7 +194,7 @@ def test_the_choice_is_that_of_the_plain_rule(
         replace(master.row, mark=mark, valid_from=first, valid_until=last)
         for master, (mark, first, last) in zip(masters, told, strict=True)
     ]
-    library.rows = Known(rows)
+    library.table = Known(rows)
     fitting = [
         day
         for day, (mark, first, last) in zip(NEAR, told, strict=True)
@@ -236,7 +236,7 @@ def test_a_master_whose_maker_was_killed_is_not_there(tmp_path: Path, moment: st
     assert biases(tmp_path) == []
     # and can be made again
     assert add(tmp_path, name_in(tmp_path), 1, Mark.HELD).mark is Mark.HELD
-    assert MasterLibrary(tmp_path).held() == [name_in(tmp_path).path]
+    assert [held.path for held in MasterLibrary(tmp_path).held()] == [name_in(tmp_path).path]
 
 
 @pytest.mark.parametrize("moment", ["before the row", "before the name"])

@@ -17,6 +17,7 @@ from prepipe.model import Kind, Mark
 
 if TYPE_CHECKING:
     from prepipe.engines.library import LibraryMaster, MasterLibrary
+    from prepipe.engines.names import MasterName
     from prepipe.model import Night
     from prepipe.store import MasterRow
 
@@ -61,8 +62,7 @@ class _Wanted:
     def everything(self) -> bool:
         return self == _Wanted(None, None, None, None)
 
-    def has(self, master: LibraryMaster) -> bool:
-        name = master.name
+    def has(self, name: MasterName) -> bool:
         return (
             self.night in (None, name.night)
             and self.kind in (None, name.kind)
@@ -90,9 +90,7 @@ def list_masters(
     wanted = _Wanted.told(night, kind, ccd, band)
     marks = {None if mark is None else _mark(mark)} - {None}
     found = [
-        master
-        for master in library.masters()
-        if wanted.has(master) and (not marks or master.row.mark in marks)
+        master for master in library.masters(wanted.has) if not marks or master.row.mark in marks
     ]
     missing = library.without_file()
     if json:
@@ -205,7 +203,7 @@ def _change(
     found = _meant(library, paths, wanted, failures)
     rows = [master.row for master in found]
     if not dry_run:
-        library.rows.change(rows, **values)
+        library.table.change(rows, **values)
     changes = [
         {"path": str(master.path), "was": told(row), "to": told(replace(row, **values))}
         for master, row in zip(found, rows, strict=True)
@@ -225,7 +223,7 @@ def _meant(
     if not paths and wanted.everything:
         raise ConfigError("which masters? name files, or say --night, --kind, --ccd or --band")
     if not paths:
-        found = [master for master in library.masters() if wanted.has(master)]
+        found = library.masters(wanted.has)
         if not found:
             failures.add(library.root, "no such masters there")
         return found
@@ -236,7 +234,7 @@ def _meant(
         except ConfigError as error:
             failures.add(path, error)
             continue
-        if wanted.has(master):
+        if wanted.has(master.name):
             named.append(master)
         else:
             failures.add(path, "is not of the night, kind, CCD and band that were told")

@@ -155,7 +155,9 @@ def _made(
     groups: Sequence[FrameGroup], root: Path, camera: Camera, site: Site, failures: Failures
 ) -> list[MadeMaster]:
     from prepipe.engines.masters import make_master
+    from prepipe.files import sweep_partials
 
+    sweep_partials(root)
     made: list[MadeMaster] = []
     with progress("combining", len(groups)) as advance:
         for group in groups:

@@ -7,7 +7,7 @@ may lie where nothing can be written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -80,7 +80,7 @@ class MasterLibrary:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.rows = MasterRows(root / DATABASE)
+        self.table = MasterRows(root / DATABASE)
 
     def choose(self, exposure: Exposure, ccd: int, settings: Calibration) -> ChosenMasters:
         """The good and valid masters for a CCD, nearest in time first, a few of each kind.
@@ -90,7 +90,7 @@ class MasterLibrary:
         StorageError
             If the library, or what is known of it, cannot be read.
         """
-        known = self.rows.rows(ccd)
+        known = self.table.rows(ccd)
 
         def paths(kind: Kind) -> tuple[Path, ...]:
             found = self._good(
@@ -126,7 +126,7 @@ class MasterLibrary:
         StorageError
             If the library, or what is known of it, cannot be read.
         """
-        yield from self._good(self.rows.rows(ccd), kind, ccd, band, night, days)
+        yield from self._good(self.table.rows(ccd), kind, ccd, band, night, days)
 
     def _good(
         self,
@@ -144,8 +144,8 @@ class MasterLibrary:
             if master.shape and master.row.mark is Mark.GOOD and master.row.valid_on(night):
                 yield master
 
-    def masters(self) -> list[LibraryMaster]:
-        """All masters, by night, CCD and name.
+    def masters(self, wanted: Callable[[MasterName], bool] | None = None) -> list[LibraryMaster]:
+        """All masters, or those whose names are wanted, by night, CCD and name.
 
         Raises
         ------
@@ -153,23 +153,24 @@ class MasterLibrary:
             If the library, or what is known of it, cannot be read.
         """
         by_path: dict[str, list[MasterRow]] = {}
-        for row in self.rows.rows():
+        for row in self.table.rows():
             by_path.setdefault(row.path, []).append(row)
         return [
             self._master(name, by_path.get(self._relative(name.path), ()))
             for name in find_masters(self.root)
+            if wanted is None or wanted(name)
         ]
 
     def without_file(self) -> list[str]:
         """Paths of which there are rows but no file."""
-        paths = dict.fromkeys(row.path for row in self.rows.rows())
+        paths = dict.fromkeys(row.path for row in self.table.rows())
         return [path for path in paths if not (self.root / path).exists()]
 
-    def held(self) -> list[Path]:
-        """Masters that wait for a person, by their rows alone."""
-        last = {row.path: row for row in self.rows.rows()}
-        paths = [self.root / path for path, row in last.items() if row.mark is Mark.HELD]
-        return [path for path in paths if path.exists()]
+    def held(self) -> list[LibraryMaster]:
+        """Masters that wait for a person, by what is remembered."""
+        paths = {row.path for row in self.table.rows() if row.mark is Mark.HELD}
+        there = [self.root / path for path in sorted(paths) if (self.root / path).is_file()]
+        return [master for master in map(self.master, there) if master.row.mark is Mark.HELD]
 
     def master(self, path: Path) -> LibraryMaster:
         """One master by its path.
@@ -189,7 +190,7 @@ class MasterLibrary:
                 f"{path} does not lie in {self.root}: name its own directory with --cals"
             ) from None
         name = replace(name, path=self.root / relative)
-        return self._master(name, self.rows.rows(name.ccd))
+        return self._master(name, self.table.rows(name.ccd))
 
     def add(
         self,
@@ -229,7 +230,7 @@ class MasterLibrary:
             fingerprint = _Header.of(partial).fingerprint
             # First the row, then the name: a file is never found without what is known of it.
             row = replace(verdict, path=self._relative(name.path), fingerprint=fingerprint)
-            return self.rows.record(row)
+            return self.table.record(row)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -68,7 +68,7 @@ def open_engine(where: Path | str, *, journal_mode: str = "WAL") -> Engine:
 
 
 def open_for_reading(path: Path) -> Engine:
-    """Open a SQLite file that is there, anew for each use; it may lie where nothing can be written.
+    """Open a SQLite file that is there, anew for each use, even where nothing can be written.
 
     Where it can, a transaction that a killed writer left half-done is undone.
     """

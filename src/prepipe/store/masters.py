@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import Engine
 
 from prepipe.model import Kind, Mark, Night
 from prepipe.store import tables
@@ -119,6 +120,7 @@ class MasterRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reader: Engine | None = None
 
     def rows(self, ccd: int | None = None) -> list[MasterRow]:
         """All rows, or those of one CCD, in the order in which they were made.
@@ -204,7 +206,9 @@ class MasterRows:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        engine = open_for_reading(self.path).execution_options(reads_only=True)
+        if self._reader is None:
+            self._reader = open_for_reading(self.path)
+        engine = self._reader.execution_options(reads_only=True)
         with self._plain_errors(), engine.begin() as connection:
             yield connection
 
