@@ -127,7 +127,9 @@ class Sky:
         found = Detections(
             self.x + error * rng.standard_normal(count),
             self.y + error * rng.standard_normal(count),
-            np.where(self.mag > SATURATED_MAG, flux * (1 + rng.standard_normal(count) / snr), np.nan),
+            np.where(
+                self.mag > SATURATED_MAG, flux * (1 + rng.standard_normal(count) / snr), np.nan
+            ),
             sigma,
         ).taken((snr > 5.0) & (rng.random(count) > 0.05))
         extra = int(0.05 * found.x.size) + 30
@@ -208,7 +210,9 @@ def _another_field(sky: Sky, rng: np.random.Generator) -> tuple[Detections, Refe
     """The sky of another place, as a wrong pointing would show it."""
     columns = _columns(sky.reference)
     shift = rng.uniform(0.05, 0.1, 2) * rng.choice([-1, 1], 2)
-    return sky.observed(rng), ReferenceStars(columns[0] + shift[0], columns[1] + shift[1], *columns[2:])
+    return sky.observed(rng), ReferenceStars(
+        columns[0] + shift[0], columns[1] + shift[1], *columns[2:]
+    )
 
 
 def _random_catalogue(sky: Sky, rng: np.random.Generator) -> tuple[Detections, ReferenceStars]:
@@ -226,7 +230,11 @@ def _shuffled(sky: Sky, rng: np.random.Generator) -> tuple[Detections, Reference
 def _doubled(sky: Sky, rng: np.random.Generator) -> tuple[Detections, ReferenceStars]:
     """The telescope jumped during the exposure."""
     first = sky.observed(rng)
-    share, jump, angle = rng.uniform(0.35, 0.65), rng.uniform(3.0, 60.0) / 0.263, rng.uniform(0, 6.28)
+    share, jump, angle = (
+        rng.uniform(0.35, 0.65),
+        rng.uniform(3.0, 60.0) / 0.263,
+        rng.uniform(0, 6.28),
+    )
     second = replace(
         sky.observed(rng).taken(slice(None)),  # type: ignore[arg-type]
     )

@@ -86,7 +86,9 @@ class Field:
     @property
     def seeing_px(self) -> float:
         """FWHM at the centre of the CCD."""
-        return float(self.observation.seeing_px(np.hypot(*_from_axis(self.detector, *_centre())))[0])
+        return float(
+            self.observation.seeing_px(np.hypot(*_from_axis(self.detector, *_centre())))[0]
+        )
 
     def grid(self, columns: int = 21, rows: int = 41) -> tuple[Floats, Floats, Floats, Floats]:
         """Pixels and true sky positions (deg) of a grid over the CCD: x, y, ra, dec."""
@@ -144,9 +146,7 @@ def make_field(name: str, work: Path, seed: int = 1) -> Field:
     reference = work / f"{name}.fits"
     stars.write_reference(reference)
     changed = charge != before
-    return Field(
-        name, raw, reference, observation, detector, stars, truth, light, changed, cosmic
-    )
+    return Field(name, raw, reference, observation, detector, stars, truth, light, changed, cosmic)
 
 
 def make_masters(work: Path, zeros: int, flats: int) -> Path:

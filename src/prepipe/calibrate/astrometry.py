@@ -38,6 +38,9 @@ __all__ = ["VETOES", "AstrometrySettings", "AstrometrySolution", "solve"]
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+CROWDED = 20
+"""A field is crowded with so many detections for each that votes."""
+
 VETOES = {
     "TOO_FEW_SOURCES": "fewer detections than matches are needed",
     "TOO_FEW_REFERENCES": "fewer reference stars on the frame than matches are needed",
@@ -263,6 +266,8 @@ def _select(
         dec=np.asarray(reference.dec, np.float64)[index],
         reference_magnitude=np.asarray(reference.mag, np.float64)[index],
         reference_sigma_arcsec=1e-3 * np.asarray(reference.position_error_mas, np.float64)[index],
+        reference_x=rx[index],
+        reference_y=ry[index],
         source_index=order,
         reference_index=index,
         shape=shape,
@@ -278,7 +283,6 @@ def _search(
     The fainter ones are for frames whose brightest stars are saturated and so not in the
     list, the coarse bins for headers with a poor scale.
     """
-    rx, ry = wcs.sky_to_pixel(frame.ra, frame.dec)
     voters = min(frame.x.size, settings.bright)
     stars = max(voters, 100) * frame.searched_area_ratio
     votes = []
@@ -288,7 +292,7 @@ def _search(
         width = coarse * settings.bin_arcsec / wcs.pixel_scale
         vote = vote_for_offset(
             (frame.x[sources], frame.y[sources]),
-            (rx[brightest], ry[brightest]),
+            (frame.reference_x[brightest], frame.reference_y[brightest]),
             frame.centre,
             _rotations(settings),
             frame.search_pixels,
@@ -342,13 +346,15 @@ def _refine(
     """Fit all pairs on the repointed WCS; also the radius (pixels) of the last matching."""
     scale = wcs.pixel_scale
     known = rough.detection[rough.kept], rough.reference[rough.kept]
+    near = frame.references_on(*known)
     fit = best_order(frame, wcs, known, settings.max_order)
     radius = math.inf
     for _ in range(2):
         if fit is None:
             return None
         radius = min(radius, max(0.3, 5.0 * fit.rms_arcsec) / scale)
-        fit = best_order(frame, wcs, match(frame, fit.wcs, radius), settings.max_order)
+        pairs = match(frame, fit.wcs, radius, references=near)
+        fit = best_order(frame, wcs, pairs, settings.max_order)
     return None if fit is None else (fit, radius)
 
 
@@ -391,8 +397,20 @@ def _largest_shear(frame: Frame, wcs: Tpv, few: bool, settings: AstrometrySettin
 
 
 def _doubled(frame: Frame, fit: PlateFit, settings: AstrometrySettings) -> bool:
-    """Whether many of the bright detections have a companion at one and the same offset."""
-    stars = frame.x[: settings.bright], frame.y[: settings.bright]
+    """Whether many of the bright detections have a companion at one and the same offset.
+
+    In a crowded field the brightest unsaturated stars are so much alike that the fainter
+    images of most are not among them, hence a second look at more.
+    """
+    counts = [settings.bright]
+    if frame.x.size > CROWDED * settings.bright:
+        counts.append(4 * settings.bright)
+    return any(_have_companions(frame, fit, count, settings) for count in counts)
+
+
+def _have_companions(frame: Frame, fit: PlateFit, count: int, settings: AstrometrySettings) -> bool:
+    """Whether many of the `count` brightest have one."""
+    stars = frame.x[:count], frame.y[:count]
     # Detections share their errors of scale, so that finer bins will do than for the search.
     width = 0.5 * settings.bin_arcsec / fit.wcs.pixel_scale
     reach = 3.0 * frame.search_pixels
