@@ -229,15 +229,9 @@ def _shuffled(sky: Sky, rng: np.random.Generator) -> tuple[Detections, Reference
 
 def _doubled(sky: Sky, rng: np.random.Generator) -> tuple[Detections, ReferenceStars]:
     """The telescope jumped during the exposure."""
-    first = sky.observed(rng)
-    share, jump, angle = (
-        rng.uniform(0.35, 0.65),
-        rng.uniform(3.0, 60.0) / 0.263,
-        rng.uniform(0, 6.28),
-    )
-    second = replace(
-        sky.observed(rng).taken(slice(None)),  # type: ignore[arg-type]
-    )
+    first, second = sky.observed(rng), sky.observed(rng)
+    share, angle = rng.uniform(0.35, 0.65), rng.uniform(0, 2 * math.pi)
+    jump = rng.uniform(3.0, 60.0) / sky.nominal.pixel_scale
     second = Detections(
         second.x + jump * math.cos(angle),
         second.y + jump * math.sin(angle),

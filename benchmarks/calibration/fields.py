@@ -26,6 +26,7 @@ from prepipe.simulate.projection import VisibleSky, header_wcs
 from prepipe.simulate.rawfile import compressed_image
 from prepipe.simulate.settings import BANDS, PIXEL_SCALE_ARCSEC
 from prepipe.simulate.stars import StarField
+from prepipe.simulate.telescope import LAMP_GRADIENT
 
 CCD = 28
 RADIUS_DEG = 0.35
@@ -37,7 +38,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Kind_:
+class SkyKind:
     """A kind of sky; `crowding` and `galaxies_per_deg2` as in `StarField.generate`."""
 
     crowding: float
@@ -46,9 +47,9 @@ class Kind_:
 
 
 KINDS = {
-    "sparse": Kind_(0.56, 90_000.0, 1.0),
-    "medium": Kind_(2.7, 160_000.0, 0.9),
-    "dense": Kind_(22.0, 160_000.0, 1.1),
+    "sparse": SkyKind(0.56, 160_000.0, 1.0),
+    "medium": SkyKind(2.7, 280_000.0, 0.9),
+    "dense": SkyKind(22.0, 420_000.0, 1.1),
 }
 """200, 965 and 8000 stars of the reference catalogue on the CCD."""
 
@@ -161,6 +162,20 @@ def make_masters(work: Path, zeros: int, flats: int) -> Path:
     for group in gather(frames, camera)[0]:
         make_master(group, work / "masters", camera)
     return work / "masters"
+
+
+def true_flat(field: Field) -> Image:
+    """What the lamp of the dome would show without noise, relative to a typical pixel of all CCDs.
+
+    Shape (rows, columns); the lamp's own gradient included.
+    """
+    rows, columns = field.charge.shape
+    x, y = field.detector.detsec
+    along = (y + np.arange(rows, dtype=np.float32)) / 29050.0 - 0.5
+    across = (x + np.arange(columns, dtype=np.float32)) / 29400.0 - 0.5
+    flat = (1.0 + LAMP_GRADIENT * (along[:, None] + across[None, :])).astype(np.float32)
+    respond(flat, field.detector, Settings().camera_seed)
+    return flat
 
 
 def _centre() -> tuple[float, float]:
