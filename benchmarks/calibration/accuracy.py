@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import sep
 from astropy.io import fits
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 
-from calibration.fields import Field, true_flat
+from calibration.fields import Field, lamp_level, true_flat
 from prepipe.calibrate.flags import Mask
+from prepipe.cameras import load_camera
 from prepipe.engines.names import catalogue_path
 from prepipe.engines.products import read_master
 
@@ -76,9 +78,7 @@ class Expected:
         master = read_master(next(masters.rglob("*flat*.fits*")))[0]
         factor = float(np.median(flat / master))
         flat = flat / np.float32(factor)
-        half = flat.shape[1] // 2
-        dark = np.repeat([c.read_noise**2 + c.gain**2 / 12.0 for c in field.detector.channels], half)
-        variance = field.charge + dark.astype(np.float32) * np.float32(1.0 + 1.0 / zeros)
+        variance = field.charge + field.dark_variance * np.float32(1.0 + 1.0 / zeros)
         variance += field.charge**2 / np.float32(60_000.0 * flats)
         return cls(field.charge / flat, variance / flat**2, factor)
 
@@ -90,44 +90,45 @@ def detrending(field: Field, product: Product, expected: Expected) -> Figures:
     good &= np.isfinite(product.weight) & (product.weight > 0)
     off = (product.image - expected.image)[good].astype(np.float64)
     return {
-        "isr.rms_over_noise": math.sqrt(float(np.square(off).mean() / expected.variance[good].mean())),
+        "isr.rms_over_noise": math.sqrt(
+            float(np.square(off).mean() / expected.variance[good].mean())
+        ),
         "isr.pull": float(np.std(off * np.sqrt(product.weight[good]))),
         "isr.mean_offset": float(off.mean()),
     }
 
 
-def cosmic_rays(
-    field: Field, hit: NDArray[np.bool_], usable: NDArray[np.bool_], expected: Expected
-) -> Figures:
+def cosmic_rays(field: Field, hit: NDArray[np.bool_], usable: NDArray[np.bool_]) -> Figures:
     """A map of cosmic rays against the true one; star cores are those of S/N above 20."""
-    noise = np.sqrt(field.charge + np.float32(49.0))
+    noise = np.sqrt(field.charge + field.dark_variance)
     real = field.cosmic > 0.0
     plain = (field.cosmic > 5.0 * noise) & usable
     false = hit & usable & ~real
-    cores = _cores(field, expected)
+    cores = _cores(field)
     row, column = cores[:, 0], cores[:, 1]
-    near = binary_dilation(real, iterations=3)
+    beside, near = binary_dilation(real, np.ones((3, 3), bool)), binary_dilation(real, iterations=3)
+    response = true_flat(field)
+    dim = response < 0.7 * np.median(response)
     touched = [
         bool(false[r - 1 : r + 2, c - 1 : c + 2].any()) and not near[r, c]
         for r, c in zip(row, column, strict=True)
     ]
     return {
         "found": float(hit[plain].mean()),
-        "false": float((false & ~binary_dilation(real, np.ones((3, 3), bool))).sum()),
-        "beside": float((false & binary_dilation(real, np.ones((3, 3), bool))).sum()),
+        "false": float((false & ~beside & ~dim).sum()),
+        "false_in_bad_columns": float((false & ~beside & dim).sum()),
+        "beside": float((false & beside).sum()),
         "star_cores": float(sum(touched)),
     }
 
 
 def headline(field: Field, product: Product, expected: Expected) -> Figures:
     """Zero point and seeing against the truth."""
-    flat_lamp = true_flat_level(field, expected)
-    truth = field.observation.zero_point + 2.5 * math.log10(expected.factor / flat_lamp)
-    scale = 3600.0 * math.sqrt(abs(np.linalg.det(field.header_wcs.pixel_scale_matrix)))
-    del scale
+    truth = field.observation.zero_point + 2.5 * math.log10(expected.factor / lamp_level(field))
+    seeing_px = float(product.cards["SEEING"]) / load_camera("decam").pixel_scale
     return {
         "zero_point_error_mmag": 1e3 * (float(product.cards["ZEROPNT"]) - truth),
-        "seeing_error": float(product.cards["SEEING"]) / (field.seeing_px * 0.2626) - 1.0,
+        "seeing_error": seeing_px / field.seeing_px - 1.0,
     }
 
 
@@ -147,8 +148,8 @@ def detection(field: Field, product: Product, expected: Expected) -> Figures:
         "_sep": (theirs["x"], theirs["y"]),
     }
     usable = ~binary_dilation((product.mask & ~np.uint8(Mask.COSMIC_RAY)) != 0, iterations=4)
-    for name, (x, y) in lists.items():
-        x, y = (np.asarray(c, np.float64) for c in (x, y))
+    for name, places in lists.items():
+        x, y = (np.asarray(column, np.float64) for column in places)
         flux, error, _ = sep.sum_circle(image, x, y, fwhm, err=noise, gain=1.0)
         chosen = (flux > MATCHED_SNR * error) & _at(usable, x, y)
         figures |= _compared(field, (x[chosen], y[chosen]), noise, usable, expected, name)
@@ -190,20 +191,12 @@ def scatter(field: Field, product: Product, expected: Expected) -> Figures:
     return figures
 
 
-def wcs_error_mas(field: Field, product: Product) -> float:
-    """Rms distance of the product's WCS from the truth on a grid, as astropy reads it."""
-    from astropy.wcs import WCS  # noqa: PLC0415
-
+def wcs_error_mas(field: Field, wcs: WCS) -> float:
+    """Rms distance of a WCS from the truth on a grid."""
     x, y, ra, dec = field.grid()
-    found_ra, found_dec = WCS(product.cards, fix=False).wcs_pix2world(x, y, 0)
+    found_ra, found_dec = wcs.wcs_pix2world(x, y, 0)
     east = (found_ra - ra) * np.cos(np.radians(dec))
     return 3.6e6 * math.sqrt(float((east**2 + (found_dec - dec) ** 2).mean()))
-
-
-def true_flat_level(field: Field, expected: Expected) -> float:
-    """Median of the lamp alone over the CCD, which the flat takes for response."""
-    x, y = field.detector.detsec
-    return 1.0 + 0.01 * ((y + 2048.0) / 29050.0 - 0.5 + (x + 1024.0) / 29400.0 - 0.5)
 
 
 def _compared(
@@ -234,10 +227,12 @@ def _compared(
     }
 
 
-def _cores(field: Field, expected: Expected) -> NDArray[np.int64]:
+def _cores(field: Field) -> NDArray[np.int64]:
     """Rows and columns of the centres of bright but not full stars."""
     truth = field.truth
-    snr = truth.flux_e / np.sqrt(truth.flux_e + 3.78 * truth.fwhm_px**2 * field.observation.sky_e)
+    dark = field.observation.sky_e + float(np.median(field.dark_variance))
+    # A fit of a Moffat profile of beta 3 sees 3.78 FWHM^2 of background.
+    snr = truth.flux_e / np.sqrt(truth.flux_e + 3.78 * truth.fwhm_px**2 * dark)
     row, column = np.rint(truth.y).astype(np.int64), np.rint(truth.x).astype(np.int64)
     rows, columns = field.charge.shape
     inside = (row > 1) & (row < rows - 2) & (column > 1) & (column < columns - 2)

@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
+from astropy.io.fits import FITS_rec
 from numpy.typing import NDArray
 
+from calibration.fields import Field
 from prepipe.calibrate.astrometry import AstrometrySettings, AstrometrySolution, solve
+from prepipe.calibrate.flags import SourceFlag
 from prepipe.calibrate.refcat import ReferenceStars
 from prepipe.calibrate.tpv import Tpv
-from prepipe.simulate.focal_plane import chosen_detectors
+from prepipe.simulate.focal_plane import Detector, chosen_detectors
 from prepipe.simulate.headers import distortion
 from prepipe.simulate.stars import StarField
 
@@ -91,7 +94,7 @@ class Sky:
     def drawn(cls, place: Place, seed: int = 1) -> Sky:
         """Draw one."""
         rng = np.random.default_rng([seed, 0xA57])
-        nominal = _nominal(place.ccd)
+        nominal = _tpv(chosen_detectors((place.ccd,))[0], 150.1, -22.0)
         truth = _distorted(nominal, rng)
         ra, dec = truth.pixel_to_sky([SHAPE[1] / 2], [SHAPE[0] / 2])
         stars = StarField.generate(
@@ -144,17 +147,14 @@ class Sky:
 
     def header(self, offset_arcsec: float, rotation_deg: float, angle: float) -> Tpv:
         """The nominal WCS, pointed wrongly."""
-        east, north = (offset_arcsec / 3600.0 * f(angle) for f in (math.sin, math.cos))
-        per_degree = 1.0 / math.cos(math.radians(self.nominal.crval[1]))
-        return self.nominal.repointed(east * per_degree, north, rotation_deg)
+        return _wrong(self.nominal, offset_arcsec, rotation_deg, angle)
 
     def error_arcsec(self, wcs: Tpv) -> float:
         """Rms distance of a WCS from the truth on a grid of 21 x 41 places."""
         x, y = np.meshgrid(np.linspace(0, SHAPE[1] - 1, 21), np.linspace(0, SHAPE[0] - 1, 41))
         ra, dec = wcs.pixel_to_sky(x.ravel(), y.ravel())
         true_ra, true_dec = self.truth.pixel_to_sky(x.ravel(), y.ravel())
-        east = (ra - true_ra) * np.cos(np.radians(true_dec))
-        return 3600.0 * math.sqrt(float((east**2 + (dec - true_dec) ** 2).mean()))
+        return _distance_arcsec(ra, dec, true_ra, true_dec)
 
     def _light(self) -> tuple[Floats, Floats]:
         flux = 10 ** (0.4 * (ZERO_POINT - self.mag))
@@ -172,6 +172,36 @@ def trials(skies: dict[str, Sky], angles: int) -> Iterator[tuple[str, float, Ast
             header = sky.header(offset, sign * rotation, angle)
             solution = _solved(sky.observed(rng), sky.reference, header)
             yield name, sky.error_arcsec(solution.wcs) if solution.accepted else math.inf, solution
+
+
+def through_pixels(
+    field: Field, table: FITS_rec, stars: ReferenceStars, starts: int
+) -> Iterator[float]:
+    """Errors (arcsec; infinite if not accepted) with sources that were measured on pixels.
+
+    Parameters
+    ----------
+    field : Field
+    table : FITS_rec
+        Source table of its product.
+    stars : ReferenceStars
+        At the date of the exposure.
+    starts : int
+        Headers to begin with, 10 to 60 arcsec wrong.
+    """
+    seen, turned = field.observation, -field.observation.rotation_deg
+    header = _tpv(field.detector, seen.ra, seen.dec)
+    pointed = header.repointed(seen.true_ra - seen.ra, seen.true_dec - seen.dec, turned)
+    good = (table["FLAGS"] & ~SourceFlag.NEIGHBOUR) == 0
+    flux = np.where(good, table["FLUX"], np.nan)
+    found = Detections(table["X"] - 1.0, table["Y"] - 1.0, flux, table["POSERR"])
+    x, y, ra, dec = field.grid()
+    for k in range(starts):
+        offset, angle = 10.0 + 50.0 * k / max(starts - 1, 1), 2.4 * k
+        start = _wrong(pointed, offset, (-1) ** k * 0.1, angle)
+        solution = _solved(found, stars, start)
+        error = _distance_arcsec(*solution.wcs.pixel_to_sky(x, y), ra, dec)
+        yield error if solution.accepted else math.inf
 
 
 def systematic_mas(sky: Sky, max_order: int, offset_arcsec: float = 60.0) -> float:
@@ -276,13 +306,26 @@ def _sigma(snr: Floats) -> Floats:
     return np.hypot(2.0 / np.maximum(snr, 1.0), 0.01)
 
 
-def _nominal(ccd: int) -> Tpv:
-    detector = chosen_detectors((ccd,))[0]
+def _distance_arcsec(ra: Floats, dec: Floats, true_ra: Floats, true_dec: Floats) -> float:
+    """Rms distance."""
+    east = (ra - true_ra) * np.cos(np.radians(true_dec))
+    return 3600.0 * math.sqrt(float((east**2 + (dec - true_dec) ** 2).mean()))
+
+
+def _wrong(wcs: Tpv, offset_arcsec: float, rotation_deg: float, angle: float) -> Tpv:
+    """The same camera, pointed elsewhere."""
+    east, north = (offset_arcsec / 3600.0 * f(angle) for f in (math.sin, math.cos))
+    per_degree = 1.0 / math.cos(math.radians(wcs.crval[1]))
+    return wcs.repointed(east * per_degree, north, rotation_deg)
+
+
+def _tpv(detector: Detector, ra: float, dec: float) -> Tpv:
+    """The header's WCS of a trimmed CCD."""
     header: dict[str, object] = {
         "CTYPE1": "RA---TPV",
         "CTYPE2": "DEC--TPV",
-        "CRVAL1": 150.1,
-        "CRVAL2": -22.0,
+        "CRVAL1": ra,
+        "CRVAL2": dec,
         "CRPIX1": detector.crpix[0] - detector.data.x0,
         "CRPIX2": detector.crpix[1] - detector.data.y0,
         **distortion(detector),

@@ -91,6 +91,13 @@ class Field:
             self.observation.seeing_px(np.hypot(*_from_axis(self.detector, *_centre())))[0]
         )
 
+    @property
+    def dark_variance(self) -> Image:
+        """Read noise and digitisation, e-^2, shape (columns,)."""
+        channels = self.detector.channels
+        each = [channel.read_noise**2 + channel.gain**2 / 12.0 for channel in channels]
+        return np.repeat(each, HALF_WIDTH).astype(np.float32)
+
     def grid(self, columns: int = 21, rows: int = 41) -> tuple[Floats, Floats, Floats, Floats]:
         """Pixels and true sky positions (deg) of a grid over the CCD: x, y, ra, dec."""
         x, y = np.meshgrid(
@@ -162,6 +169,14 @@ def make_masters(work: Path, zeros: int, flats: int) -> Path:
     for group in gather(frames, camera)[0]:
         make_master(group, work / "masters", camera)
     return work / "masters"
+
+
+def lamp_level(field: Field) -> float:
+    """The lamp of the dome alone in the middle of the CCD; a flat takes it for response."""
+    x, y = field.detector.detsec
+    rows, columns = field.charge.shape
+    place = (y + rows / 2) / 29050.0 - 0.5 + (x + columns / 2) / 29400.0 - 0.5
+    return 1.0 + LAMP_GRADIENT * place
 
 
 def true_flat(field: Field) -> Image:
