@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prepipe.calibrate.doubled import is_doubled
 from prepipe.calibrate.matching import Vote, log10_chance, vote_for_offset
 from prepipe.calibrate.plate import (
     Frame,
@@ -37,9 +38,6 @@ __all__ = ["VETOES", "AstrometrySettings", "AstrometrySolution", "solve"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
-
-CROWDED = 20
-"""A field is crowded with so many detections for each that votes."""
 
 VETOES = {
     "TOO_FEW_SOURCES": "fewer detections than matches are needed",
@@ -377,9 +375,19 @@ def _objections(
     """Flags of a fit that its numbers alone raise."""
     bright = min(frame.x.size, settings.bright)
     fraction = np.count_nonzero(fit.detection[fit.kept] < bright) / bright
+    # Detections share their errors of scale, so that finer bins will do than for the search.
+    bins = 0.5 * settings.bin_arcsec / fit.wcs.pixel_scale
+    twice = is_doubled(
+        (frame.x, frame.y),
+        fit.matches,
+        bright=settings.bright,
+        width=bins,
+        reach=3.0 * frame.search_pixels,
+        chance=settings.chance,
+    )
     second = vote.log10_runner_up < -3.0 and vote.runner_up > 0.3 * vote.votes
     raised = {
-        "AMBIGUOUS": second or _doubled(frame, fit, settings),
+        "AMBIGUOUS": second or twice,
         "FEW_MATCHES": fit.matches < settings.min_matches,
         "HIGH_RMS": 1e3 * fit.rms_arcsec > settings.rms_limit_mas,
         "LOW_FRACTION": fraction < 0.15,
@@ -394,32 +402,3 @@ def _largest_shear(frame: Frame, wcs: Tpv, few: bool, settings: AstrometrySettin
         return max(settings.scale_tolerance, settings.shear_tolerance)
     half_diagonal = 0.5 * math.hypot(*frame.shape) * wcs.pixel_scale
     return max(settings.shear_tolerance, 1e-3 * settings.rms_limit_mas / half_diagonal)
-
-
-def _doubled(frame: Frame, fit: PlateFit, settings: AstrometrySettings) -> bool:
-    """Whether many of the bright detections have a companion at one and the same offset.
-
-    In a crowded field the brightest unsaturated stars are so much alike that the fainter
-    images of most are not among them, hence a second look at more.
-    """
-    counts = [settings.bright]
-    if frame.x.size > CROWDED * settings.bright:
-        counts.append(4 * settings.bright)
-    return any(_have_companions(frame, fit, count, settings) for count in counts)
-
-
-def _have_companions(frame: Frame, fit: PlateFit, count: int, settings: AstrometrySettings) -> bool:
-    """Whether many of the `count` brightest have one."""
-    stars = frame.x[:count], frame.y[:count]
-    # Detections share their errors of scale, so that finer bins will do than for the search.
-    width = 0.5 * settings.bin_arcsec / fit.wcs.pixel_scale
-    reach = 3.0 * frame.search_pixels
-    vote = vote_for_offset(stars, stars, frame.centre, np.zeros(1), reach, width, avoid=width)
-    # Of many faint detections few are doubled, but of the stars in the catalogue all are.
-    many = min(0.2 * stars[0].size, 0.5 * fit.matches)
-    # A list against itself has most pairs at the smallest offsets: for a small frame, or stars
-    # in a corner, many more than the mean over the reach.
-    area = max(float(np.ptp(stars[0]) * np.ptp(stars[1])), width**2)
-    expected = (2.0 * width * stars[0].size) ** 2 / area
-    chance = log10_chance(vote.votes, expected) + 2.0 * math.log10(2.0 * reach / width)
-    return max(chance, vote.log10_chance) < settings.chance and vote.votes > many
