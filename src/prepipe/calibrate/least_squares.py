@@ -53,6 +53,7 @@ def clipped_fit(
         Whether the stars determine the fit; if not, the rest means nothing.
     coefficients : ndarray of float64, shape (terms, 2)
     kept : ndarray of bool, shape (n,)
+        The stars that were fitted.
     squared : ndarray of float64, shape (n,)
         Squared residuals, both coordinates together.
     """
@@ -61,7 +62,7 @@ def clipped_fit(
     squared = np.empty(n)
     relative = np.empty(n)
     coefficients = np.zeros((terms, 2))
-    for _ in range(ROUNDS):
+    for attempt in range(ROUNDS):
         if not _solve(basis, target, variance, kept, precision, coefficients):
             return False, coefficients, kept, squared
         for i in range(n):
@@ -73,13 +74,11 @@ def clipped_fit(
             relative[i] = squared[i] / variance[i]
         spread = np.median(relative) / MEDIAN_OF_SQUARES
         limit = CLIP * max(spread, 1e-9)
-        settled = True
-        for i in range(n):
-            inside = relative[i] <= limit
-            settled = settled and inside == kept[i]
-            kept[i] = inside
-        if settled:
+        inside = relative <= limit
+        # Should the set never settle, those kept are the ones that were fitted.
+        if np.array_equal(inside, kept) or attempt == ROUNDS - 1:
             break
+        kept = inside
     return kept.sum() > terms, coefficients, kept, squared
 
 
