@@ -226,6 +226,9 @@ class Calibration(_Section):
         {}, description='its columns, where not recognised: {ra = "RA_J2000", mag = "rmag"}'
     )
     search_arcsec: float = Field(75.0, gt=0, description="largest pointing error looked for")
+    max_order: Literal[1, 2, 3] = Field(
+        3, description="highest order of the correction of the header's distortion, if stars allow"
+    )
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
     masters: Literal["nearest", "night"] = Field(

@@ -232,6 +232,12 @@ def test_an_astropy_header_reads_as_a_dict_does():
     )
 
 
+def test_cards_that_are_no_wcs_do_not_matter():
+    other = {"": "", "COMMENT": "PV1_1", "PVTEXT": "no number", "CDATE": "2020-03-05", "OBJECT": 1}
+    wcs = Tpv.from_header(fits.Header(list((other | DISTORTED).items())))
+    assert wcs.to_cards() == Tpv.from_header(DISTORTED).to_cards()
+
+
 def test_the_undefined_value_of_a_card_is_refused():
     header = fits.Header(PLAIN)
     header["CRVAL1"] = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -41,6 +42,9 @@ Array = NDArray[np.float64]
 
 # PV of one axis, written with the coordinates of the other.
 SWAPPED = np.array([0, 2, 1, 3, 6, 5, 4, 10, 9, 8, 7])
+
+
+_PREFIXES = ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD", "CROTA", "PC", "PV", "LONPOLE", "A_", "B_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +231,8 @@ class Tpv:
             If a card is missing, not a finite number, or asks for another projection
             or for terms beyond order 3, or if CD is singular.
         """
+        # An astropy Header takes its time to say that it lacks a card, and most PV are lacking.
+        header = {key: header.get(key) for key in header if key.startswith(_PREFIXES)}
         kind = projection(header)
         check_conventions(header)
         cd = linear_matrix(header)
@@ -265,13 +271,20 @@ def gnomonic(ra: Array, dec: Array, centre: Array) -> tuple[Array, Array]:
 
 def _expanded(coefficients: Array, centre: tuple[float, float], scale: float) -> Array:
     """Coefficients of the local polynomial in ``(u, v)`` themselves, shape (10,)."""
-    result = np.zeros(len(POWERS))
-    for (i, j), value in zip(POWERS, coefficients, strict=False):
+    expanded: Array = _expansion(centre, scale)[:, : len(coefficients)] @ coefficients
+    return expanded
+
+
+@lru_cache(maxsize=8)
+def _expansion(centre: tuple[float, float], scale: float) -> Array:
+    """What each local term contributes to each of `POWERS`, shape (10, 10)."""
+    matrix = np.zeros((len(POWERS), len(POWERS)))
+    for term, (i, j) in enumerate(POWERS):
         for p, q in product(range(i + 1), range(j + 1)):
             binomial = math.comb(i, p) * math.comb(j, q)
             shift = (-centre[0]) ** (i - p) * (-centre[1]) ** (j - q)
-            result[POWERS.index((p, q))] += value * binomial * shift / scale ** (i + j)
-    return result
+            matrix[POWERS.index((p, q)), term] += binomial * shift / scale ** (i + j)
+    return matrix
 
 
 def _polynomial(p: Array, x: Array, y: Array) -> Array:
@@ -300,8 +313,8 @@ def _slopes(p: Array, x: float, y: float) -> tuple[float, float]:
     """Its derivatives by the first and the second coordinate."""
     by_x = p[1] + 2 * x * p[4] + y * p[5] + 3 * x * x * p[7] + 2 * x * y * p[8] + y * y * p[9]
     by_y = p[2] + x * p[5] + 2 * y * p[6] + x * x * p[8] + 2 * x * y * p[9] + 3 * y * y * p[10]
-    radius = math.sqrt(x * x + y * y)
-    if p[3] != 0.0 and radius > 0.0:
+    if p[3] != 0.0 and (x != 0.0 or y != 0.0):
+        radius = math.sqrt(x * x + y * y)
         by_x += p[3] * x / radius
         by_y += p[3] * y / radius
     return by_x, by_y

@@ -7,7 +7,7 @@ Sources: Calabretta & Greisen 2002, A&A 395, 1077 (linear part); the TPV convent
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, Protocol
 
@@ -52,6 +52,8 @@ class Header(Protocol):
 
     def get(self, key: str, default: object = None, /) -> object:
         """Value of the card `key`."""
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 def projection(header: Header | Mapping[str, object]) -> str:
