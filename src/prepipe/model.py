@@ -398,6 +398,8 @@ class Reduction:
         Median background, ADU.
     sky_noise_adu : float or None
         Its rms, ADU.
+    sky_fraction : float or None
+        The background as a part of what saturates a pixel.
     extinction_mag : float or None
         Zero point of a clear sky at the zenith minus this one, where the camera's is known, mag.
     limiting_mag : float or None
@@ -426,6 +428,7 @@ class Reduction:
     ellipticity: float | None = None
     sky_adu: float | None = None
     sky_noise_adu: float | None = None
+    sky_fraction: float | None = None
     extinction_mag: float | None = None
     limiting_mag: float | None = None
     n_sources: int = 0

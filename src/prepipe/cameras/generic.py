@@ -12,6 +12,7 @@ Example
 
     [cards]                         # which card says what; a missing line takes the default
     number = "FRAME"                # exposure number
+    kind = "FLAVOR"                 # object, zero, dome flat, ...
     ccd = "CAMCOL"
     date = "DATE-OBS"               # date, or date and time
     time = "TAIHMS"                 # time of day, where DATE-OBS is a date only
@@ -44,12 +45,12 @@ from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 __all__ = ["Cards", "Description", "Detector", "GenericCamera"]
 
 KINDS = {
-    "zero": Kind.ZERO,
-    "bias": Kind.ZERO,
-    "flat": Kind.DOME_FLAT,
-    "dome flat": Kind.DOME_FLAT,
-    "domeflat": Kind.DOME_FLAT,
+    **dict.fromkeys(("zero", "bias", "bias frame"), Kind.ZERO),
+    **dict.fromkeys(("flat", "flat field", "dome flat", "domeflat"), Kind.DOME_FLAT),
+    **dict.fromkeys(("", "object", "science", "standard", "light", "light frame"), Kind.OBJECT),
+    "expose": Kind.OBJECT,
 }
+"""What cameras write about a frame, in lower case; anything else is `Kind.OTHER`."""
 
 
 class Cards(BaseModel):
@@ -140,7 +141,7 @@ class GenericCamera:
         if cards.time:
             moment = f"{moment.split('T', maxsplit=1)[0]}T{card(header, cards.time)}"
         start = parse_utc(moment)
-        kind = KINDS.get(self._text(header, cards.kind).lower(), Kind.OBJECT)
+        kind = KINDS.get(self._text(header, cards.kind).lower(), Kind.OTHER)
         return Exposure(
             camera=self.name,
             number=int(number(header, cards.number)),

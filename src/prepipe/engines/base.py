@@ -28,7 +28,7 @@ class Order:
     calibrations : Path or None
         Where the masters are; None leaves bias and flat alone.
     limits : mapping
-        Limits of the grades by band, with ``"default"``.
+        Limits of the grades, see `prepipe.quality.limits_for`.
     hdu : int or None
         Which HDU of a raw FITS file; None for a packet.
     hints : tuple of PointingHint

@@ -17,7 +17,7 @@ from prepipe.calibrate.cosmic_rays import SHARPEST
 from prepipe.calibrate.photometry import ZeroPoint
 from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
-from prepipe.config import Calibration, Limits
+from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
 from prepipe.engines.masters import fitting_masters
 from prepipe.engines.names import catalogue_path, product_path
@@ -30,7 +30,7 @@ from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
 from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.errors import InputError, StorageError
 from prepipe.model import Kind, Layout, Reduction
-from prepipe.quality.grades import grade
+from prepipe.quality.grades import grade, limits_for
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
 
@@ -137,8 +137,8 @@ def reduce_ccd(
         photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
     results = Results(masters, clean, measured, astrometry, photometry)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
-    reduction = _summary(raw, camera, results, product)
-    limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
+    reduction = _summary(raw, layout, camera, results, product)
+    limits = limits_for(order.limits, raw.exposure.camera, raw.exposure.band)
     outcome = Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
     catalogue = settings.reference.name if settings.reference is not None else ""
     with watch.timing("write"):
@@ -210,7 +210,15 @@ def _extinction(raw: RawCcd, camera: Camera, zero: ZeroPoint | None) -> float | 
     return None if clear is None or zero is None else _known(max(clear - zero.value, 0.0))
 
 
-def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Reduction:
+def _sky_fraction(level: float, layout: Layout) -> float | None:
+    """The sky (e-) as a part of what saturates the amplifier that holds least."""
+    room = min(amp.gain * (amp.saturation - layout.bias_level) for amp in layout.amplifiers)
+    return _known(level / room) if room > 0.0 else None
+
+
+def _summary(
+    raw: RawCcd, layout: Layout, camera: Camera, results: Results, product: Path
+) -> Reduction:
     clean, measured = results.clean, results.measured
     astrometry, photometry = results.astrometry, results.photometry
     solution = astrometry.solution if astrometry.solved else None
@@ -219,7 +227,7 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
     return Reduction(
         exposure=raw.exposure.number,
         ccd=raw.ccd.number,
-        flags=results.flags,
+        flags=(*(("OTHER_KIND",) if raw.exposure.kind is Kind.OTHER else ()), *results.flags),
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
         wcs_worst_mas=None if solution is None else _known(solution.worst_error_mas),
         wcs_matches=0 if solution is None else solution.matches,
@@ -235,6 +243,7 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
         ellipticity=_known(math.hypot(*measured.psf.ellipticity)),
         sky_adu=_known(background.median_level / gain),
         sky_noise_adu=_known(background.median_rms / gain),
+        sky_fraction=_sky_fraction(background.median_level, layout),
         limiting_mag=_known(photometry.limiting_mag),
         n_sources=len(measured.sources),
         n_saturated=clean.n_saturated,
