@@ -142,7 +142,7 @@ def clean_pixels(
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
-    image = subtract(frame.image, background, mask=frame.mask)
+    image = subtract(frame.image, background, mask=_with_blind_edges(frame.mask))
     return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
 
 
@@ -160,7 +160,7 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
     noise = clean.background.median_rms
     sources, psf = find_sources(
         clean.image,
-        clean.frame.mask,
+        _with_blind_edges(clean.frame.mask),
         clean.background.rms,
         clean.background.box,
         fwhm_px,
@@ -187,6 +187,12 @@ def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
     if not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers):
         flags.append("NO_OVERSCAN")
     return flags
+
+
+def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mask with glowing edges counted as dead: no star is brighter than the glow there."""
+    edges = (mask & np.uint8(Mask.EDGE)) != 0
+    return mask | edges.astype(np.uint8) * np.uint8(Mask.DEAD)
 
 
 def _mark_edges(mask: NDArray[np.uint8], layout: Layout, columns: int) -> None:
