@@ -121,6 +121,8 @@ def clean_pixels(
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
+    if camera.needs_masters and _lacks_overscan(layout):
+        flags.append("NO_OVERSCAN")
     corrupt = raw.corrupt_mask(layout)
     if corrupt is not None:
         flags.append("CORRUPT_TILES")
@@ -184,9 +186,11 @@ def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
         flags.append("DEAD")
     elif names & set(dead):
         flags.append("PARTIAL_DEAD")
-    if not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers):
-        flags.append("NO_OVERSCAN")
     return flags
+
+
+def _lacks_overscan(layout: Layout) -> bool:
+    return not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers)
 
 
 def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
