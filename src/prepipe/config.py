@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prepipe.errors import ConfigError
 
@@ -271,6 +271,10 @@ class Limits(_Section):
         (0.7, 1.5, 3.0), description="light lost against a clear sky at the zenith, mag"
     )
 
+    sky_fraction: tuple[float, float, float] = Field(
+        (0.2, 0.3, 0.6), description="sky, as a part of what saturates a pixel: twilight, moon"
+    )
+
     @model_validator(mode="after")
     def _ascending(self) -> Limits:
         for name, limits in self:
@@ -294,8 +298,16 @@ class Site(_Section):
     cluster: Cluster = Cluster()
     calibration: Calibration = Calibration()
     limits: dict[str, Limits] = Field(
-        {"default": Limits()}, description="by band, e.g. [limits.g]; default for the others"
+        {"default": Limits()},
+        description="by camera and band: [limits.decam.g], else [limits.decam], [limits.g] "
+        "or [limits.default]; what one of them leaves out is taken from the next",
     )
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _by_camera_and_band(cls, told: object) -> object:
+        """``[limits.decam.g]`` is the table ``g`` in the table ``decam``: name it ``decam.g``."""
+        return _unfolded(told) if isinstance(told, dict) else told
 
     @classmethod
     def read(cls, path: Path) -> Site:
@@ -340,6 +352,20 @@ class Site(_Section):
         if self.camera.endswith(".toml"):
             sections["camera"] = str(directory / Path(self.camera).expanduser())
         return self.model_copy(update=sections)
+
+
+def _unfolded(told: dict[str, object]) -> dict[str, object]:
+    tables: dict[str, object] = {}
+    for name, table in told.items():
+        if not isinstance(table, dict):
+            tables[name] = table
+            continue
+        inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+        own = {key: value for key, value in table.items() if key not in inner}
+        if own or not inner:
+            tables[name] = own
+        tables |= {f"{name}.{key}": value for key, value in inner.items()}
+    return tables
 
 
 def _first_fault(error: ValidationError) -> str:

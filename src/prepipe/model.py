@@ -275,8 +275,8 @@ class Exposure:
 
     @property
     def safe_field(self) -> str:
-        """The field with everything but letters, digits, ``+`` and ``-`` removed."""
-        return re.sub(r"[^A-Za-z0-9+-]+", "", self.field) or "unnamed"
+        """The field's letters, digits, ``+`` and ``-``, as many as a file name can bear."""
+        return re.sub(r"[^A-Za-z0-9+-]+", "", self.field)[:64] or "unnamed"
 
 
 @dataclass(frozen=True)
@@ -409,6 +409,8 @@ class Reduction:
         Median background, ADU.
     sky_noise_adu : float or None
         Its rms, ADU.
+    sky_fraction : float or None
+        The background as a part of what saturates a pixel.
     extinction_mag : float or None
         Zero point of a clear sky at the zenith minus this one, where the camera's is known, mag.
     limiting_mag : float or None
@@ -439,6 +441,7 @@ class Reduction:
     ellipticity: float | None = None
     sky_adu: float | None = None
     sky_noise_adu: float | None = None
+    sky_fraction: float | None = None
     extinction_mag: float | None = None
     limiting_mag: float | None = None
     n_sources: int = 0

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fitsio
+import numpy as np
 import pytest
 from astropy.table import Table
 from typer.testing import CliRunner
@@ -161,3 +163,40 @@ def test_missing_frames_are_named_and_the_others_are_combined(raw: Path, tmp_pat
     code, told, errors = run("make-cals", "gone.fits", *frames, "--out", tmp_path / "cals")
     assert (code, len(told["masters"])) == (1, 1)
     assert "gone.fits: does not exist" in errors
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An exposure of two CCDs, and a catalogue that has but six stars on CCD 28."""
+    root = tmp_path_factory.mktemp("sparse")
+    settings = Settings(seed=5, ccds=(28, 35))
+    settings.star_field.write_reference(root / "stars.fits")
+    raw = simulate_exposure(settings, 0, root)
+    words = ("--refcat", root / "stars.fits", "--out", root / "full")
+    ccds = {ccd["ccd"]: ccd for ccd in run("calibrate", raw, *words)[1]["ccds"]}
+    stars = Table.read(root / "stars.fits")
+    found, other = (fitsio.read(ccds[ccd]["catalogue"]) for ccd in (28, 35))
+    bright = found[found["MATCHED"] & (found["FLAGS"] == 0)]
+    bright = np.sort(bright, order="MAG")
+    keep = (stars["ra"] > other["RA"].min()) & (stars["ra"] < other["RA"].max())
+    keep &= (stars["dec"] > other["DEC"].min()) & (stars["dec"] < other["DEC"].max())
+    for star in bright[:6]:
+        keep[np.argmin(np.hypot(stars["ra"] - star["RA"], stars["dec"] - star["DEC"]))] = True
+    stars[keep].write(root / "few.fits")
+    return raw, root / "few.fits"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_ccd_with_few_stars_is_solved_with_the_pointing_of_the_others(
+    sparse: tuple[Path, Path], tmp_path: Path, workers: int
+) -> None:
+    raw, stars = sparse
+    words = ("--refcat", stars, "--out", tmp_path, "--workers", workers)
+    code, told, _ = run("calibrate", raw, *words)
+    assert code == 0
+    poor, rich = told["ccds"]
+    assert (poor["ccd"], poor["wcs_matches"]) == (28, 6)
+    assert poor["offset_arcsec"] == pytest.approx(rich["offset_arcsec"], abs=0.5)
+    assert poor["wcs_tries"][0]["rung"] == "header"
+    assert poor["wcs_tries"][-1]["accepted"]
+    assert len(rich["wcs_tries"]) == 1

@@ -17,7 +17,7 @@ from prepipe.calibrate.cosmic_rays import SHARPEST
 from prepipe.calibrate.photometry import ZeroPoint
 from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
-from prepipe.config import Calibration, Limits, ProductForm
+from prepipe.config import Calibration, ProductForm
 from prepipe.engines.base import ChosenMasters, Order, Outcome
 from prepipe.engines.names import (
     catalogue_paths,
@@ -31,11 +31,12 @@ from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.reference import load_reference
 from prepipe.engines.reference_manifest import MANIFEST
+from prepipe.engines.sanity import exposure_flags, light_flags, require_sane
 from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
 from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.errors import InputError, StorageError
 from prepipe.model import Layout, Night, Reduction
-from prepipe.quality.grades import grade
+from prepipe.quality.grades import grade, limits_for
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
 
@@ -121,7 +122,7 @@ def reduce_ccd(
     Raises
     ------
     HeaderError
-        If the header does not tell where the amplifiers are.
+        If the header does not tell where the amplifiers are, or its gain cannot be.
     PixelError
         If the pixels have a wrong type or shape.
     StorageError
@@ -129,7 +130,7 @@ def reduce_ccd(
     """
     watch = watch or Stopwatch()
     settings = order.calibration
-    layout = camera.layout(raw.header, raw.pixels)
+    layout = require_sane(camera.layout(raw.header, raw.pixels))
     with watch.timing("masters"):
         masters = Masters()
         if camera.needs_masters:
@@ -143,8 +144,8 @@ def reduce_ccd(
         photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
     results = Results(masters, clean, measured, astrometry, photometry)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
-    reduction = _summary(raw, camera, results, product, settings.output)
-    limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
+    reduction = _summary(raw, layout, camera, results, product, settings.output)
+    limits = limits_for(order.limits, raw.exposure.camera, raw.exposure.band)
     outcome = Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
     catalogue = settings.reference.name if settings.reference is not None else ""
     with watch.timing("write"):
@@ -222,8 +223,19 @@ def _extinction(raw: RawCcd, camera: Camera, zero: ZeroPoint | None) -> float | 
     return None if clear is None or zero is None else _known(max(clear - zero.value, 0.0))
 
 
+def _sky_fraction(level: float, layout: Layout) -> float | None:
+    """The sky (e-) as a part of what saturates the amplifier that holds least."""
+    room = min(amp.gain * (amp.saturation - layout.bias_level) for amp in layout.amplifiers)
+    return _known(level / room) if room > 0.0 else None
+
+
 def _summary(
-    raw: RawCcd, camera: Camera, results: Results, product: Path, form: ProductForm
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    results: Results,
+    product: Path,
+    form: ProductForm,
 ) -> Reduction:
     clean, measured = results.clean, results.measured
     astrometry, photometry = results.astrometry, results.photometry
@@ -233,7 +245,11 @@ def _summary(
     return Reduction(
         exposure=raw.exposure.number,
         ccd=raw.ccd.number,
-        flags=results.flags,
+        flags=(
+            *exposure_flags(raw.exposure),
+            *results.flags,
+            *light_flags(photometry, camera, raw.exposure.band),
+        ),
         bias_nights=results.masters.bias_nights,
         flat_nights=results.masters.flat_nights,
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
@@ -251,6 +267,7 @@ def _summary(
         ellipticity=_known(math.hypot(*measured.psf.ellipticity)),
         sky_adu=_known(background.median_level / gain),
         sky_noise_adu=_known(background.median_rms / gain),
+        sky_fraction=_sky_fraction(background.median_level, layout),
         limiting_mag=_known(photometry.limiting_mag),
         n_sources=len(measured.sources),
         n_saturated=clean.n_saturated,

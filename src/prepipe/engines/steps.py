@@ -39,6 +39,14 @@ SILENT = 0.9
 """A CCD with more of its pixels noiseless holds no image."""
 
 
+PART_DEAD = 0.02
+"""A CCD with more of its pixels dead lacks a part worth telling of."""
+
+
+MANY_COSMIC_RAYS = 0.02
+"""A frame with more of its pixels hit is no exposure of the sky, or its stars passed for hits."""
+
+
 TRAILED = 0.4
 """Ellipticity above which the telescope moved rather than focused badly."""
 
@@ -125,6 +133,8 @@ def clean_pixels(
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
+    if camera.needs_masters and _lacks_overscan(layout):
+        flags.append("NO_OVERSCAN")
     corrupt = raw.corrupt_mask(layout)
     if corrupt is not None:
         flags.append("CORRUPT_TILES")
@@ -143,10 +153,14 @@ def clean_pixels(
     silent = mark_silent(frame.mask, background, frame.read_noise)
     if not math.isfinite(background.median_level) or silent > SILENT:
         flags.append("BLANK")
+    elif _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in flags:
+        flags.append("PARTIAL_DEAD")
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
-    image = subtract(frame.image, background, mask=frame.mask)
+    if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
+        flags.append("MANY_COSMIC_RAYS")
+    image = subtract(frame.image, background, mask=_with_blind_edges(frame.mask))
     return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
 
 
@@ -164,7 +178,7 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
     noise = clean.background.median_rms
     sources, psf = find_sources(
         clean.image,
-        clean.frame.mask,
+        _with_blind_edges(clean.frame.mask),
         clean.background.rms,
         clean.background.box,
         fwhm_px,
@@ -188,9 +202,24 @@ def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
         flags.append("DEAD")
     elif names & set(dead):
         flags.append("PARTIAL_DEAD")
-    if not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers):
-        flags.append("NO_OVERSCAN")
     return flags
+
+
+def _dead_part(mask: NDArray[np.uint8]) -> float:
+    """Fraction of the pixels that are dead, of every eighth row and column."""
+    return float(np.mean((mask[::8, ::8] & np.uint8(Mask.DEAD)) != 0))
+
+
+def _lacks_overscan(layout: Layout) -> bool:
+    return not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers)
+
+
+def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mask with glowing edges counted as dead: no star is brighter than the glow there."""
+    blind: NDArray[np.uint8] = mask & np.uint8(Mask.EDGE)
+    blind >>= np.uint8(int(Mask.EDGE).bit_length() - int(Mask.DEAD).bit_length())
+    blind |= mask
+    return blind
 
 
 def _mark_edges(mask: NDArray[np.uint8], layout: Layout, columns: int) -> None:
