@@ -19,6 +19,7 @@ from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, Limits
 from prepipe.engines.base import Order, Outcome
+from prepipe.engines.corrections import find_corrections
 from prepipe.engines.masters import fitting_masters
 from prepipe.engines.names import catalogue_path, product_path
 from prepipe.engines.output import write_products
@@ -116,6 +117,8 @@ def reduce_ccd(
     ------
     HeaderError
         If the header does not tell where the amplifiers are.
+    ConfigError
+        If a table of the detector is missing or wrong.
     PixelError
         If the pixels have a wrong type or shape.
     StorageError
@@ -128,6 +131,9 @@ def reduce_ccd(
         masters = Masters()
         if camera.needs_masters:
             masters = _masters(raw, layout, settings, order.calibrations)
+    with watch.timing("corrections"):
+        known = find_corrections(raw, layout, camera, settings, order.source, order.hdu)
+        masters = replace(masters, corrections=known, flags=(*masters.flags, *known.flags))
     clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
     with watch.timing("astrometry"):
         astrometry = solve_wcs(

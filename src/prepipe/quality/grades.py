@@ -66,6 +66,11 @@ _FLAGS = {
     "NO_OVERSCAN": _Meaning(_ORANGE, "no overscan in the frame: its level is not subtracted"),
     "NO_BIAS": _Meaning(_YELLOW, "no bias given, or none near enough in time: not subtracted"),
     "NO_FLAT": _Meaning(_YELLOW, "no dome flat given, or none near enough in time: not divided"),
+    "CROSSTALK_PARTIAL": _Meaning(
+        _YELLOW, "another CCD or amplifier was not at hand: its crosstalk is not subtracted"
+    ),
+    "NO_LINEARITY": _Meaning(_YELLOW, "the linearity table has nothing about this CCD"),
+    "NO_BAD_PIXELS": _Meaning(_YELLOW, "no map of bad pixels of this CCD at this time"),
     # the sources
     "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
     "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),
