@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
         calibrate,
         "prepipe calibrate DECam_00941420.fits.fz --refcat gaia.fits --cals cals --out products",
         "prepipe calibrate *.packet --refcat stars.csv --columns ra=RA_J2000,dec=DE_J2000 --out p",
+        "prepipe calibrate X.fits.fz --crosstalk xtalk.txt --bad-pixels bpm --out products",
     )
 
 
@@ -51,6 +52,11 @@ def calibrate(
     cals: Annotated[
         Path | None, typer.Option(help="Masters made by make-cals; without, none is applied.")
     ] = None,
+    crosstalk: Annotated[Path | None, typer.Option(help="Table of crosstalk.")] = None,
+    linearity: Annotated[Path | None, typer.Option(help="Table of linearity.")] = None,
+    bad_pixels: Annotated[
+        Path | None, typer.Option(help="Map of bad pixels, or a directory of maps.")
+    ] = None,
     camera: CameraName = None,
     config: OptionalConfig = None,
     workers: Annotated[int, typer.Option(min=1, help="CCDs calibrated at the same time.")] = 1,
@@ -58,7 +64,8 @@ def calibrate(
 ) -> None:
     """Calibrate raw exposures or packets, without journal or queue."""
     site = site_of(config, camera)
-    settings = _calibration(site, refcat, columns)
+    tables = {"crosstalk": crosstalk, "linearity": linearity, "bad_pixels": bad_pixels}
+    settings = _with_tables(_calibration(site, refcat, columns), tables)
     if cals is not None and not cals.exists():
         raise ConfigError(f"the directory of masters, {cals}, does not exist")
     writable(out, "--out")
@@ -109,6 +116,16 @@ def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibr
         raise ConfigError(
             f"{error}, with `[calibration] columns` or --columns ra=RA_J2000,mag=rmag"
         ) from error
+    return settings
+
+
+def _with_tables(settings: Calibration, tables: dict[str, Path | None]) -> Calibration:
+    """The settings with the tables of the detector that were given, each looked at once."""
+    from prepipe.engines.corrections import check_tables
+
+    given = {name: path for name, path in tables.items() if path is not None}
+    settings = settings.model_copy(update=given)
+    check_tables(settings)
     return settings
 
 
