@@ -240,6 +240,24 @@ class Calibration(_Section):
     old_days: int = Field(
         7, ge=0, description="a bias or flat further away than this makes the CCD yellow"
     )
+    crosstalk: Path | None = Field(
+        None,
+        examples=["DECam_xtalk_20130606.txt"],
+        description="table of crosstalk: the observatory's, or a CSV of victim,source,coefficient",
+    )
+    crosstalk_between: bool = Field(
+        False, description="subtract the crosstalk of other CCDs, too, where they are at hand"
+    )
+    linearity: Path | None = Field(
+        None,
+        examples=["linearity_table_v0.4.fits"],
+        description="linearity: the observatory's FITS, or a CSV of ccd,amplifier,adu,linear_adu",
+    )
+    bad_pixels: Path | None = Field(
+        None,
+        examples=["bad_pixels"],
+        description="map of bad pixels (ECSV, FITS, CSV), or a directory of maps",
+    )
     bias_change: BiasChange = BiasChange()
     flat_change: FlatChange = FlatChange()
     rescue: Rescue = Rescue()

@@ -9,6 +9,7 @@ from typing import Any
 import fitsio
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
@@ -104,11 +105,30 @@ def test_the_same_exposure_twice_is_refused(raw: Path, tmp_path: Path) -> None:
         ("--camera", "nowhere.toml"),
         ("--config", "nowhere.toml"),
         ("--columns", "ra"),
+        ("--crosstalk", "nowhere.txt"),
+        ("--linearity", "nowhere.fits"),
+        ("--bad-pixels", "nowhere"),
     ],
 )
 def test_wrong_use_exits_with_2(raw: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     (sky,) = (raw / "object").glob("*.fits.fz")
     assert run("calibrate", sky, "--out", tmp_path, *words)[0] == 2
+
+
+def test_tables_of_the_detector_that_are_given_are_used(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "xtalk.csv").write_text("victim,source,coefficient\n28A,28B,1e-4\n")
+    (tmp_path / "linear.csv").write_text(
+        "ccd,amplifier,adu,linear_adu\n28,A,0,0\n28,B,0,0\n",
+    )
+    (tmp_path / "ccd28.csv").write_text("x0,y0,width,height\n10,20,1,1\n")
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    words = ("--crosstalk", tmp_path / "xtalk.csv", "--linearity", tmp_path / "linear.csv")
+    words = (*words, "--bad-pixels", tmp_path / "ccd28.csv", "--out", tmp_path / "out")
+    code, told, _ = run("calibrate", sky, *words)
+    assert code == 0
+    header = fits.getheader(told["ccds"][0]["product"], "IMAGE")
+    used = [header[card] for card in ("XTALKFIL", "LINFILE", "BPMFILE")]
+    assert used == ["xtalk.csv", "linear.csv", "ccd28.csv"]
 
 
 def test_a_truncated_file_is_named_and_its_intact_copy_is_calibrated(

@@ -76,6 +76,10 @@ class Camera(Protocol):
     edge_columns: int
     """Columns beside the overscan that glow and tell nothing of the sky."""
 
+    def __hash__(self) -> int:
+        """Cameras are told apart, so that what was found with one can be remembered."""
+        ...
+
     def exposure(self, header: Header) -> Exposure:
         """Read what was observed, and when.
 

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
         calibrate,
         "prepipe calibrate DECam_00941420.fits.fz --refcat gaia.fits --cals cals --out products",
         "prepipe calibrate *.packet --refcat stars.csv --columns ra=RA_J2000,dec=DE_J2000 --out p",
+        "prepipe calibrate X.fits.fz --crosstalk xtalk.txt --bad-pixels bpm --out products",
     )
 
 
@@ -57,6 +58,11 @@ def calibrate(
     cals: Annotated[
         Path | None, typer.Option(help="Masters made by make-cals; without, none is applied.")
     ] = None,
+    crosstalk: Annotated[Path | None, typer.Option(help="Table of crosstalk.")] = None,
+    linearity: Annotated[Path | None, typer.Option(help="Table of linearity.")] = None,
+    bad_pixels: Annotated[
+        Path | None, typer.Option(help="Map of bad pixels, or a directory of maps.")
+    ] = None,
     camera: CameraName = None,
     config: OptionalConfig = None,
     wcs: Annotated[
@@ -73,7 +79,8 @@ def calibrate(
 ) -> None:
     """Calibrate raw exposures or packets, without journal or queue."""
     site = site_of(config, camera)
-    settings = _calibration(site, refcat, columns)
+    tables = {"crosstalk": crosstalk, "linearity": linearity, "bad_pixels": bad_pixels}
+    settings = _with_tables(_calibration(site, refcat, columns), tables)
     form = _form(settings.output, wcs=wcs, catalogue=catalogue, pixels=pixels)
     settings = settings.model_copy(update={"output": form})
     if cals is not None and not cals.exists():
@@ -135,6 +142,16 @@ def _form(form: ProductForm, **told: str | None) -> ProductForm:
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"--{fault['loc'][0]} {fault['input']}: {fault['msg']}") from error
+
+
+def _with_tables(settings: Calibration, tables: dict[str, Path | None]) -> Calibration:
+    """The settings with the tables of the detector that were given, each looked at once."""
+    from prepipe.engines.corrections import check_tables
+
+    given = {name: path for name, path in tables.items() if path is not None}
+    settings = settings.model_copy(update=given)
+    check_tables(settings)
+    return settings
 
 
 def _column_names(text: str) -> dict[str, str]:

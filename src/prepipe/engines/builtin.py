@@ -19,6 +19,7 @@ from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, ProductForm
 from prepipe.engines.base import ChosenMasters, Order, Outcome
+from prepipe.engines.corrections import find_corrections
 from prepipe.engines.names import (
     catalogue_paths,
     chosen_by_name,
@@ -123,6 +124,8 @@ def reduce_ccd(
     ------
     HeaderError
         If the header does not tell where the amplifiers are, or its gain cannot be.
+    ConfigError
+        If a table of the detector is missing or wrong.
     PixelError
         If the pixels have a wrong type or shape.
     StorageError
@@ -135,6 +138,9 @@ def reduce_ccd(
         masters = Masters()
         if camera.needs_masters:
             masters = _masters(raw, layout, settings, order.calibrations)
+    with watch.timing("corrections"):
+        known = find_corrections(raw, layout, camera, settings, order.source, order.hdu)
+        masters = replace(masters, corrections=known, flags=(*masters.flags, *known.flags))
     clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
     with watch.timing("astrometry"):
         astrometry = solve_wcs(

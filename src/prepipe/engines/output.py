@@ -127,14 +127,20 @@ def _grade_cards(outcome: Outcome) -> list[Card]:
 
 
 def _provenance_cards(raw: RawCcd, results: Results, reference: str) -> list[Card]:
+    known = results.masters.corrections
     cards: list[Card] = [
         ("PROCTYPE", "calibrated", "data processing level"),
         ("PREPIPE", __version__, "version that made this"),
         ("BIASFILE", results.masters.bias_name or "none", "bias subtracted"),
         ("FLATFILE", results.masters.flat_name or "none", "dome flat divided by"),
         *_nights_cards(results.masters),
+        ("XTALKFIL", known.crosstalk_name or "none", "crosstalk subtracted"),
+        ("LINFILE", known.linearity_name or "none", "linearity corrected"),
+        ("BPMFILE", known.bad_pixels_name or "none", "bad pixels masked"),
         ("REFCAT", reference or "none", "reference catalogue"),
     ]
+    if known.ghost_ccds is not None:
+        cards.append(("XTALKNUM", known.ghost_ccds, "other CCDs whose crosstalk was subtracted"))
     if raw.packet is not None:
         cards.append(("PPCODEC", raw.packet.codec, "codec that brought the pixels"))
         lost = raw.packet.parameters.get("rms_error_sigma")

@@ -7,7 +7,7 @@ is wrong becomes a flag, and the flag a grade.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from prepipe.calibrate.measurement import ApertureCorrection, aperture_correctio
 from prepipe.calibrate.psf import Psf, find_sources
 from prepipe.calibrate.sources import Sources
 from prepipe.cameras import Camera
+from prepipe.engines.corrections import Corrections
 from prepipe.engines.raw import RawCcd
 from prepipe.model import Layout
 
@@ -68,6 +69,8 @@ class Masters:
         File names.
     bias_nights, flat_nights : int or None
         Nights between the exposure and each.
+    corrections : Corrections
+        What else is known of the detector.
     """
 
     bias: NDArray[np.float32] | None = None
@@ -78,6 +81,7 @@ class Masters:
     bias_nights: int | None = None
     flat_nights: int | None = None
     flags: Flags = ()
+    corrections: Corrections = field(default_factory=Corrections)
 
     def noisier(self, layout: Layout) -> Layout:
         """The layout with the noise of the bias counted as read noise."""
@@ -113,7 +117,7 @@ class Measured:
 def clean_pixels(
     raw: RawCcd, layout: Layout, camera: Camera, masters: Masters, fwhm_px: float
 ) -> Clean:
-    """From raw ADU to electrons: overscan, bias, flat, gain, masks, sky, cosmic rays.
+    """From raw ADU to electrons: detrending, masks, sky, cosmic rays.
 
     Parameters
     ----------
@@ -141,8 +145,17 @@ def clean_pixels(
     if raw.sum_fits is False:
         flags.append("STALE_SUM")
     layout = masters.noisier(layout)
+    known = masters.corrections
     frame = detrend(
-        raw.pixels, layout, bias=masters.bias, flat=masters.flat, bad_pixels=corrupt, dead=dead
+        raw.pixels,
+        layout,
+        bias=masters.bias,
+        flat=masters.flat,
+        bad_pixels=_together(corrupt, known.bad_pixels),
+        dead=dead,
+        crosstalk=known.crosstalk,
+        ghosts=known.ghosts,
+        linearity=known.linearity,
     )
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
@@ -193,6 +206,15 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
     elif math.hypot(*psf.ellipticity) > TRAILED:
         flags = ("TRAILED",)
     return Measured(sources, psf, aperture_correction(sources, psf.stars), flags)
+
+
+def _together(
+    corrupt: NDArray[np.uint8] | None, bad: NDArray[np.bool_] | None
+) -> NDArray[np.uint8] | None:
+    """Bits of corrupt and of known bad pixels."""
+    # True is stored as 1, which is Mask.BAD.
+    bits = None if bad is None else np.ascontiguousarray(bad).view(np.uint8)
+    return bits if corrupt is None else corrupt if bits is None else corrupt | bits
 
 
 def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:

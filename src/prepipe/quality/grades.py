@@ -80,6 +80,11 @@ _FLAGS = {
     "MANY_COSMIC_RAYS": _Meaning(
         _ORANGE, "{r.n_cosmic_rays} pixels are cosmic rays, or stars far sharper than supposed"
     ),
+    "CROSSTALK_PARTIAL": _Meaning(
+        _YELLOW, "another CCD or amplifier was not at hand: its crosstalk is not subtracted"
+    ),
+    "NO_LINEARITY": _Meaning(_YELLOW, "the linearity table has nothing about this CCD"),
+    "NO_BAD_PIXELS": _Meaning(_YELLOW, "no map of bad pixels of this CCD at this time"),
     # the sources
     "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
     "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),
