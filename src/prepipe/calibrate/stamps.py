@@ -47,9 +47,14 @@ _NO_CENTROID = np.int32(SourceFlag.NO_CENTROID)
 _LANES = 8
 """Rows are padded to multiples of so many pixels."""
 
+_OUTSIDE = np.float32(1e9)
+"""Distance of the columns that pad a stamp, pixels."""
+
 _MOST_NEIGHBOURS = 64
 _MOST_STEPS = 16
 _LAST_STEP = 2e-4
+_LEAST_SLOPE = 0.4
+_GREATEST_SLOPE = 1.5
 _CORE = 0.75
 
 
@@ -104,7 +109,8 @@ def measure_peaks(
     trust = np.empty((side, width), np.uint8)
     near = np.empty((_MOST_NEIGHBOURS, 3), np.float32)
     window = np.zeros((3, inner), np.float32)
-    sums = np.empty((max(5, 2 * radii.size), max(inner, width)), np.float32)
+    sums = np.empty((5, inner), np.float32)
+    distance = np.empty((side, width), np.float32)
     for s in range(y.size):
         row = table[s]
         flags, row["peak"] = _look_at_core(image, mask, y[s], x[s], int(_CORE * fwhm_px + 0.5))
@@ -117,7 +123,7 @@ def measure_peaks(
             all_good = False
         if not all_good:
             _mirror(stamp, trust)
-        dx, dy, converged = _centroid(stamp, reach, sigma, window, sums, farthest)
+        dx, dy, converged = _centroid(stamp, reach, sigma, window, farthest)
         if not converged:
             flags |= _NO_CENTROID
         row["x"] = x[s] + dx
@@ -126,7 +132,7 @@ def measure_peaks(
         _shape(stamp, reach, dx, dy, sigma, sky_variance, window, sums, row)
         if not converged:
             row["position_sigma"] = fwhm_px
-        _apertures(stamp, dx, dy, radii, sky_variance, sums, flux[s], error[s])
+        _apertures(stamp, dx, dy, radii, sky_variance, distance, flux[s], error[s])
         row["half_light_radius"] = _half_light_radius(flux[s], radii)
 
 
@@ -337,44 +343,51 @@ def _centroid(
     reach: int,
     sigma: float,
     window: NDArray[np.float32],
-    sums: NDArray[np.float32],
     farthest: float,
 ) -> tuple[float, float, bool]:
     """Offset of the windowed centroid from the stamp's centre.
 
-    SExtractor's XWIN_IMAGE: each step is twice the weighted mean offset.
+    SExtractor's XWIN_IMAGE: where twice the weighted mean offset, the step, vanishes.
     """
     half = stamp.shape[0] // 2
     inner = window.shape[1]
     offsets, across, down = window[0], window[1], window[2]
-    light, light_y = sums[0, :inner], sums[1, :inner]
-    dx = 0.0
-    dy = 0.0
+    dx, dy = 0.0, 0.0
+    step_x, step_y = 0.0, 0.0
+    moved_x, moved_y = 0.0, 0.0
     for _ in range(_MOST_STEPS):
         top, left = _set_window(half, reach, dx, dy, sigma, window)
-        light[:] = np.float32(0)
-        light_y[:] = np.float32(0)
+        total, sum_x, sum_y = 0.0, 0.0, 0.0
         for j in range(2 * reach + 1):
             line = stamp[top + j, left : left + inner]
-            weight, weight_y = down[j], np.float32(down[j] * (top + j - half - dy))
+            line_sum, line_x = np.float32(0), np.float32(0)
             for i in range(inner):
-                light[i] += weight * line[i]
-                light_y[i] += weight_y * line[i]
-        total, sum_x, sum_y = np.float32(0), np.float32(0), np.float32(0)
-        for i in range(inner):
-            total += across[i] * light[i]
-            sum_x += across[i] * offsets[i] * light[i]
-            sum_y += across[i] * light_y[i]
+                weighted = across[i] * line[i]
+                line_sum += weighted
+                line_x += weighted * offsets[i]
+            total += down[j] * line_sum
+            sum_x += down[j] * line_x
+            sum_y += down[j] * line_sum * (top + j - half - dy)
         if not total > 0.0:
             return 0.0, 0.0, False
+        before_x, before_y = step_x, step_y
         step_x, step_y = 2.0 * sum_x / total, 2.0 * sum_y / total
-        dx += step_x
-        dy += step_y
+        moved_x = step_x * _gain(moved_x, before_x, step_x)
+        moved_y = step_y * _gain(moved_y, before_y, step_y)
+        dx += moved_x
+        dy += moved_y
         if not max(abs(dx), abs(dy)) <= farthest:
             return 0.0, 0.0, False
         if step_x * step_x + step_y * step_y < _LAST_STEP * _LAST_STEP:
             break
     return dx, dy, True
+
+
+@njit(cache=True)
+def _gain(moved: float, before: float, step: float) -> float:
+    """How much farther than the step to go, as the last two steps tell (secant method)."""
+    slope = (before - step) / moved if moved != 0.0 else 1.0
+    return 1.0 / min(max(slope, _LEAST_SLOPE), _GREATEST_SLOPE)
 
 
 @njit(cache=True, fastmath=_SUMS)
@@ -483,7 +496,7 @@ def _apertures(
     dy: float,
     radii: NDArray[np.float64],
     sky_variance: float,
-    sums: NDArray[np.float32],
+    distance: NDArray[np.float32],
     flux: NDArray[np.float64],
     error: NDArray[np.float64],
 ) -> None:
@@ -495,30 +508,23 @@ def _apertures(
     """
     side, width = stamp.shape
     half = side // 2
-    distance = np.empty(width, np.float32)
-    sums[: 2 * radii.size, :width] = np.float32(0)
     for j in range(side):
         y = np.float32(j - half - dy)
-        if abs(y) >= radii[-1] + 0.5:
-            continue
-        line = stamp[j]
+        line = distance[j]
         for i in range(width):
             x = np.float32(i - half) - np.float32(dx)
-            distance[i] = np.sqrt(x * x + y * y)
-        for k in range(radii.size):
-            rim = np.float32(np.sqrt(max(radii[k] * radii[k] - 1.0 / 12.0, 0.0)) + 0.5)
-            if abs(y) >= rim:
-                continue
-            light, area = sums[2 * k, :width], sums[2 * k + 1, :width]
-            for i in range(width):
-                covered = min(max(rim - distance[i], np.float32(0)), np.float32(1))
-                light[i] += covered * line[i]
-                area[i] += covered * covered
+            line[i] = np.sqrt(x * x + y * y)
+        line[side:] = _OUTSIDE
+    light, far = stamp.reshape(stamp.size), distance.reshape(stamp.size)
     for k in range(radii.size):
+        rim = np.float32(np.sqrt(max(radii[k] * radii[k] - 1.0 / 12.0, 0.0)) + 0.5)
+        first = max(0, half + int(np.ceil(dy - rim))) * width
+        last = min(side, half + int(np.floor(dy + rim)) + 1) * width
         total, squares = np.float32(0), np.float32(0)
-        for i in range(side):
-            total += sums[2 * k, i]
-            squares += sums[2 * k + 1, i]
+        for i in range(np.uint64(first), np.uint64(last)):
+            covered = min(max(rim - far[i], np.float32(0)), np.float32(1))
+            total += covered * light[i]
+            squares += covered * covered
         flux[k] = total
         error[k] = np.sqrt(squares * sky_variance + max(total, np.float32(0)))
 
