@@ -47,9 +47,6 @@ _NO_CENTROID = np.int32(SourceFlag.NO_CENTROID)
 _LANES = 8
 """Rows are padded to multiples of so many pixels."""
 
-_OUTSIDE = np.float32(1e9)
-"""Distance of the columns that pad a stamp, pixels."""
-
 _MOST_NEIGHBOURS = 64
 _MOST_STEPS = 16
 _LAST_STEP = 2e-4
@@ -110,7 +107,7 @@ def measure_peaks(
     near = np.empty((_MOST_NEIGHBOURS, 3), np.float32)
     window = np.zeros((3, inner), np.float32)
     sums = np.empty((5, inner), np.float32)
-    distance = np.empty((side, width), np.float32)
+    places, distance = _places(side, width), np.empty(side * width, np.float32)
     for s in range(y.size):
         row = table[s]
         flags, row["peak"] = _look_at_core(image, mask, y[s], x[s], int(_CORE * fwhm_px + 0.5))
@@ -118,7 +115,7 @@ def measure_peaks(
         if not inside:
             flags |= _EDGE
         found = _find_neighbours(peaks, cells, s, half, near)
-        if found and _give_to_neighbours(near[:found], core, trust):
+        if found and _give_to_neighbours(near[:found], core, places, trust):
             flags |= _NEIGHBOUR
             all_good = False
         if not all_good:
@@ -132,7 +129,7 @@ def measure_peaks(
         _shape(stamp, reach, dx, dy, sigma, sky_variance, window, sums, row)
         if not converged:
             row["position_sigma"] = fwhm_px
-        _apertures(stamp, dx, dy, radii, sky_variance, distance, flux[s], error[s])
+        _apertures(stamp, dx, dy, places, radii, sky_variance, distance, flux[s], error[s])
         row["half_light_radius"] = _half_light_radius(flux[s], radii)
 
 
@@ -140,6 +137,20 @@ def measure_peaks(
 def _padded(pixels: int) -> int:
     """Next multiple of `_LANES`."""
     return -(-pixels // _LANES) * _LANES
+
+
+@njit(cache=True)
+def _places(side: int, width: int) -> NDArray[np.float32]:
+    """Column and row of each pixel of a stamp, from its centre, in one run.
+
+    The columns that pad the stamp are infinitely far: in no circle, and nobody's.
+    """
+    places = np.full((2, side * width), np.inf, np.float32)
+    for j in range(side):
+        for i in range(side):
+            places[0, j * width + i] = i - side // 2
+            places[1, j * width + i] = j - side // 2
+    return places
 
 
 @njit(cache=True)
@@ -253,32 +264,27 @@ def _find_neighbours(
 
 
 @njit(cache=True)
-def _give_to_neighbours(near: NDArray[np.float32], core: float, trust: Trust) -> bool:
+def _give_to_neighbours(
+    near: NDArray[np.float32], core: float, places: NDArray[np.float32], trust: Trust
+) -> bool:
     """Mark the pixels in which a neighbour's model is the brighter one; True if there are any.
 
     With exponent 3, comparing two Moffat profiles is comparing the cube roots of
     their heights times their squared distances.
     """
-    side, width = trust.shape
-    half = side // 2
     core2 = np.float32(core * core)
+    columns, rows, given = places[0], places[1], trust.reshape(trust.size)
     taken = np.uint8(0)
-    offset = np.zeros(width, np.float32)
-    # columns that pad the stamp repeat its middle, so that they have no say of their own
-    for i in range(side):
-        offset[i] = i - half
-    for j in range(side):
-        dy = np.float32(j - half)
-        line = trust[j]
-        for k in range(near.shape[0]):
-            x_near, ratio = near[k, 0], near[k, 2]
-            own = dy * dy + core2
-            other = (dy - near[k, 1]) * (dy - near[k, 1]) + core2
-            for i in range(width):
-                dx = offset[i]
-                closer = np.uint8(ratio * ((dx - x_near) * (dx - x_near) + other) < dx * dx + own)
-                line[i] |= closer * _LOST
-                taken |= closer
+    for k in range(near.shape[0]):
+        x_near, y_near, ratio = near[k, 0], near[k, 1], near[k, 2]
+        for i in range(columns.size):
+            dx, dy = columns[i], rows[i]
+            own = dx * dx + dy * dy + core2
+            dx -= x_near
+            dy -= y_near
+            closer = np.uint8(ratio * (dx * dx + dy * dy + core2) < own)
+            given[i] |= closer * _LOST
+            taken |= closer
     return bool(taken != 0)
 
 
@@ -494,6 +500,7 @@ def _apertures(
     stamp: Stamp,
     dx: float,
     dy: float,
+    places: NDArray[np.float32],
     radii: NDArray[np.float64],
     sky_variance: float,
     distance: NDArray[np.float32],
@@ -508,21 +515,18 @@ def _apertures(
     """
     side, width = stamp.shape
     half = side // 2
-    for j in range(side):
-        y = np.float32(j - half - dy)
-        line = distance[j]
-        for i in range(width):
-            x = np.float32(i - half) - np.float32(dx)
-            line[i] = np.sqrt(x * x + y * y)
-        line[side:] = _OUTSIDE
-    light, far = stamp.reshape(stamp.size), distance.reshape(stamp.size)
+    light, columns, rows = stamp.reshape(stamp.size), places[0], places[1]
+    dx_single, dy_single = np.float32(dx), np.float32(dy)
+    for i in range(distance.size):
+        x, y = columns[i] - dx_single, rows[i] - dy_single
+        distance[i] = np.sqrt(x * x + y * y)
     for k in range(radii.size):
         rim = np.float32(np.sqrt(max(radii[k] * radii[k] - 1.0 / 12.0, 0.0)) + 0.5)
         first = max(0, half + int(np.ceil(dy - rim))) * width
         last = min(side, half + int(np.floor(dy + rim)) + 1) * width
         total, squares = np.float32(0), np.float32(0)
         for i in range(np.uint64(first), np.uint64(last)):
-            covered = min(max(rim - far[i], np.float32(0)), np.float32(1))
+            covered = min(max(rim - distance[i], np.float32(0)), np.float32(1))
             total += covered * light[i]
             squares += covered * covered
         flux[k] = total
