@@ -14,9 +14,10 @@ from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.weight import inverse_variance
 from prepipe.engines.base import Outcome
 from prepipe.engines.names import catalogue_path
-from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_catalogue, write_image
+from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_image
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.sky import Astrometry, Photometry, Results
+from prepipe.engines.table import write_catalogue
 from prepipe.model import Reduction
 
 __all__ = ["write_products"]

@@ -1,4 +1,4 @@
-"""Writing what was made: a calibrated CCD, its source table, a master; and reading a master.
+"""Writing what was made: a calibrated CCD, a master; and reading a master.
 
 An image is tile-compressed with Rice. Floating-point planes are quantised in steps of
 an eighth of their noise, which adds (1/8)^2/12, that is 0.07 %, to the noise (White,
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fitsio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,15 +24,16 @@ from prepipe.codec.fits_bytes import FitsFile
 from prepipe.codec.rice_image import compressed_image
 from prepipe.codec.tiles import decode_unit
 from prepipe.errors import FitsError, InputError
-from prepipe.files import atomic_path, atomic_write
+from prepipe.files import atomic_write
 
 __all__ = [
     "NOISE_STEPS",
+    "PRIMARY",
     "Card",
     "Plane",
+    "is_tellable",
     "read_master",
     "value_card",
-    "write_catalogue",
     "write_image",
     "write_master",
 ]
@@ -107,13 +107,13 @@ def write_image(
     StorageError
         If it cannot be written.
     """
-    own = [value_card(*card) for card in cards if _tellable(card[1])]
+    own = [value_card(*card) for card in cards if is_tellable(card[1])]
     told = {keyword_of(card) for card in own}
     told |= {card[0] for plane in planes.values() for card in plane.cards}
-    parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary, told)])]
+    parts: list[bytes | memoryview] = [join_cards([*PRIMARY, *_still_true(primary, told)])]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
-        header += [value_card(*card) for card in plane.cards if _tellable(card[1])]
+        header += [value_card(*card) for card in plane.cards if is_tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
         parts += compressed_image(plane.pixels, header, plane.step)
@@ -188,41 +188,16 @@ def value_card(keyword: str, value: Any, comment: str = "") -> bytes:
     return text[:80].ljust(80).encode("ascii", "replace")
 
 
-def write_catalogue(
-    path: Path, columns: Mapping[str, tuple[NDArray[Any], str]], cards: Iterable[Card]
-) -> None:
-    """Write a source table.
-
-    Parameters
-    ----------
-    path : Path
-    columns : mapping
-        Name to (values, unit).
-    cards : iterable of (keyword, value, comment)
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
-    names = list(columns)
-    arrays = [np.ascontiguousarray(values) for values, _ in columns.values()]
-    units = [unit for _, unit in columns.values()]
-    header = [{"name": key, "value": value, "comment": note} for key, value, note in cards]
-    with atomic_path(path) as partial, fitsio.FITS(str(partial), "rw", clobber=True) as stream:
-        stream.write_table(arrays, names=names, units=units, header=header, extname="SOURCES")
-        stream[-1].write_checksum()
-
-
-_PRIMARY = (
+PRIMARY = (
     make_card("SIMPLE", True, "conforms to FITS standard"),
     make_card("BITPIX", 8, "array data type"),
     make_card("NAXIS", 0, "no pixels here"),
-    make_card("EXTEND", True, "the planes are in the extensions"),
+    make_card("EXTEND", True, "the data are in the extensions"),
 )
+"""Header of a primary HDU without data."""
 
 
-def _tellable(value: Any) -> bool:
+def is_tellable(value: Any) -> bool:
     """Whether FITS has a way to write the value: not so NaN."""
     return not isinstance(value, float | np.floating) or math.isfinite(value)
 
