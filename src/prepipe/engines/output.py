@@ -13,6 +13,7 @@ from prepipe import __version__
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.weight import inverse_variance
 from prepipe.engines.base import Outcome
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.names import catalogue_path
 from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_image
 from prepipe.engines.raw import RawCcd
@@ -29,7 +30,12 @@ MAG_PER_RELATIVE_ERROR = 2.5 / math.log(10.0)
 
 
 def write_products(
-    path: Path, raw: RawCcd, results: Results, outcome: Outcome, reference: str
+    path: Path,
+    raw: RawCcd,
+    results: Results,
+    outcome: Outcome,
+    reference: str,
+    buffers: Buffers | None = None,
 ) -> None:
     """Write the calibrated CCD to `path` and its source table beside it.
 
@@ -41,6 +47,8 @@ def write_products(
     outcome : Outcome
     reference : str
         Name of the reference catalogue.
+    buffers : Buffers, optional
+        Memory for the compressed planes.
 
     Raises
     ------
@@ -52,7 +60,10 @@ def write_products(
     noise = clean.background.median_rms
     noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
     weight_step = 1.0 / (WEIGHT_STEPS * noise**2)
-    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step)
+    # nothing needs the variance any more
+    weight = inverse_variance(
+        frame.variance, frame.mask, smallest=weight_step, out=frame.variance
+    )
     wcs = _wcs_cards(results.astrometry)
     planes = {
         "IMAGE": Plane(frame.image, noise / NOISE_STEPS, (*wcs, ("INHERIT", True, ""))),
@@ -67,7 +78,7 @@ def write_products(
     # The table first: a product under its final name is complete.
     table_cards = [*_exposure_cards(raw), *cards]
     write_catalogue(catalogue_path(path), _columns(raw, results), table_cards)
-    write_image(path, *raw.original_cards(), planes, cards)
+    write_image(path, *raw.original_cards(), planes, cards, buffers)
 
 
 def _wcs_cards(astrometry: Astrometry) -> list[Card]:

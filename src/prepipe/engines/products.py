@@ -23,6 +23,7 @@ from prepipe.codec.cards import join_cards, keyword_of, make_card
 from prepipe.codec.fits_bytes import FitsFile
 from prepipe.codec.rice_image import compressed_image
 from prepipe.codec.tiles import decode_unit
+from prepipe.engines.buffers import Buffers
 from prepipe.errors import FitsError, InputError
 from prepipe.files import atomic_write
 
@@ -85,6 +86,7 @@ def write_image(
     extension: Iterable[bytes],
     planes: Mapping[str, Plane],
     cards: Iterable[Card],
+    buffers: Buffers | None = None,
 ) -> None:
     """Write a calibrated CCD: primary header, then one compressed extension a plane.
 
@@ -99,6 +101,8 @@ def write_image(
         By extension name; ``"IMAGE"`` comes first.
     cards : iterable of (keyword, value, comment)
         WCS and quality, for the first plane; they replace original ones of that keyword.
+    buffers : Buffers, optional
+        Memory for the compressed planes.
 
     Raises
     ------
@@ -107,6 +111,7 @@ def write_image(
     StorageError
         If it cannot be written.
     """
+    buffers = buffers or Buffers()
     own = [value_card(*card) for card in cards if is_tellable(card[1])]
     told = {keyword_of(card) for card in own}
     told |= {card[0] for plane in planes.values() for card in plane.cards}
@@ -116,7 +121,7 @@ def write_image(
         header += [value_card(*card) for card in plane.cards if is_tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
-        parts += compressed_image(plane.pixels, header, plane.step)
+        parts += compressed_image(plane.pixels, header, plane.step, buffers.named(f"{name} tiles"))
     with atomic_write(path) as stream:
         stream.writelines(parts)
 

@@ -26,6 +26,7 @@ from prepipe.calibrate.measurement import ApertureCorrection, aperture_correctio
 from prepipe.calibrate.psf import Psf, find_sources
 from prepipe.calibrate.sources import Sources
 from prepipe.cameras import Camera
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.raw import RawCcd
 from prepipe.model import Layout
 
@@ -99,7 +100,12 @@ class Measured:
 
 
 def clean_pixels(
-    raw: RawCcd, layout: Layout, camera: Camera, masters: Masters, fwhm_px: float
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    masters: Masters,
+    fwhm_px: float,
+    buffers: Buffers | None = None,
 ) -> Clean:
     """From raw ADU to electrons: overscan, bias, flat, gain, masks, sky, cosmic rays.
 
@@ -112,12 +118,15 @@ def clean_pixels(
     masters : Masters
     fwhm_px : float
         Seeing supposed, pixels: what is sharper is a cosmic ray.
+    buffers : Buffers, optional
+        Memory for the planes.
 
     Raises
     ------
     PixelError
         If the pixels have a wrong type or shape.
     """
+    buffers = buffers or Buffers()
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
@@ -128,7 +137,13 @@ def clean_pixels(
         flags.append("STALE_SUM")
     layout = masters.noisier(layout)
     frame = detrend(
-        raw.pixels, layout, bias=masters.bias, flat=masters.flat, bad_pixels=corrupt, dead=dead
+        raw.pixels,
+        layout,
+        bias=masters.bias,
+        flat=masters.flat,
+        bad_pixels=corrupt,
+        dead=dead,
+        out=_planes(buffers, layout.trimmed_shape),
     )
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
@@ -142,11 +157,25 @@ def clean_pixels(
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
-    image = subtract(frame.image, background, mask=frame.mask)
+    without_sky = buffers.array("without sky", frame.image.shape, np.float32)
+    image = subtract(frame.image, background, without_sky, frame.mask)
     return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
 
 
-def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
+def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
+    """Planes for `detrend` to fill."""
+    return Detrended(
+        image=buffers.array("image", shape, np.float32),
+        mask=buffers.array("mask", shape, np.uint8),
+        variance=buffers.array("variance", shape, np.float32),
+        gain=math.nan,
+        read_noise=math.nan,
+    )
+
+
+def measure_sources(
+    clean: Clean, fwhm_px: float, snr: float, buffers: Buffers | None = None
+) -> Measured:
     """Detect and measure the sources, and the seeing.
 
     Parameters
@@ -156,7 +185,10 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
         Seeing supposed, pixels.
     snr : float
         Detection threshold.
+    buffers : Buffers, optional
+        Memory for the filtered image.
     """
+    buffers = buffers or Buffers()
     noise = clean.background.median_rms
     sources, psf = find_sources(
         clean.image,
@@ -166,6 +198,7 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
         fwhm_px,
         noise**2 if math.isfinite(noise) else 0.0,
         snr,
+        buffers.array("filtered", clean.image.shape, np.float32),
     )
     flags: Flags = ()
     if len(sources) == 0:
