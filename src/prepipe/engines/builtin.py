@@ -164,13 +164,15 @@ def _pixels_to_sources(
     buffers: Buffers,
 ) -> tuple[Clean, Measured]:
     fwhm_px = settings.seeing_guess_arcsec / camera.pixel_scale
-    for _ in range(2):
+    for certain in (False, True):
         with watch.timing("clean"):
-            clean = clean_pixels(raw, layout, camera, masters, fwhm_px, buffers)
+            clean = clean_pixels(
+                raw, layout, camera, masters, fwhm_px, buffers, certain=certain
+            )
         with watch.timing("sources"):
-            measured = measure_sources(clean, fwhm_px, settings.detection_snr, buffers)
+            measured = measure_sources(clean, clean.fwhm_px, settings.detection_snr, buffers)
         # Stars much sharper than supposed pass for cosmic rays: once more, knowing better.
-        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * fwhm_px:
+        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * clean.fwhm_px:
             break
         fwhm_px = measured.psf.fwhm_px
     return clean, measured

@@ -24,6 +24,7 @@ from prepipe.calibrate.masks import (
 )
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
 from prepipe.calibrate.psf import Psf, find_sources
+from prepipe.calibrate.seeing import glimpse_seeing
 from prepipe.calibrate.sources import Sources
 from prepipe.cameras import Camera
 from prepipe.engines.buffers import Buffers
@@ -79,7 +80,10 @@ class Masters:
 
 @dataclass(frozen=True)
 class Clean:
-    """Calibrated pixels; `image` is `frame.image` without its sky."""
+    """Calibrated pixels; `image` is `frame.image` without its sky.
+
+    `fwhm_px` is the seeing with which cosmic rays were told from stars, pixels.
+    """
 
     frame: Detrended
     background: Background
@@ -87,6 +91,7 @@ class Clean:
     n_saturated: int
     n_cosmic_rays: int
     flags: Flags
+    fwhm_px: float
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ def clean_pixels(
     masters: Masters,
     fwhm_px: float,
     buffers: Buffers | None = None,
+    *,
+    certain: bool = False,
 ) -> Clean:
     """From raw ADU to electrons: overscan, bias, flat, gain, masks, sky, cosmic rays.
 
@@ -120,6 +127,8 @@ def clean_pixels(
         Seeing supposed, pixels: what is sharper is a cosmic ray.
     buffers : Buffers, optional
         Memory for the planes.
+    certain : bool
+        Whether that seeing is known; else bright stars are asked first.
 
     Raises
     ------
@@ -154,12 +163,17 @@ def clean_pixels(
     silent = mark_silent(frame.mask, background, frame.read_noise)
     if not math.isfinite(background.median_level) or silent > SILENT:
         flags.append("BLANK")
+    if not certain:
+        seen = glimpse_seeing(
+            frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
+        )
+        fwhm_px = seen if math.isfinite(seen) else fwhm_px
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
     without_sky = buffers.array("without sky", frame.image.shape, np.float32)
     image = subtract(frame.image, background, without_sky, frame.mask)
-    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
+    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px)
 
 
 def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
