@@ -100,9 +100,7 @@ def encode_quantised(
     return heap[:length], lengths
 
 
-def _room(
-    shape: tuple[int, ...], size: int, allocate: Allocate
-) -> tuple[Bytes, NDArray[np.int64]]:
+def _room(shape: tuple[int, ...], size: int, allocate: Allocate) -> tuple[Bytes, NDArray[np.int64]]:
     """Room for tiles that do not shrink: no block takes more bits than its pixels and nine."""
     rows, columns = shape
     if columns == 0:
@@ -255,6 +253,17 @@ def _fold(row: NDArray[Any], unused: np.int32, codes: NDArray[np.uint32]) -> Non
 
 
 @njit(cache=True)
+def _same(row: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two rows are equal."""
+    if row[0] != other[0]:
+        return False
+    difference = row[0] ^ row[0]
+    for x in range(row.size):
+        difference |= row[x] ^ other[x]
+    return bool(difference == 0)
+
+
+@njit(cache=True)
 def _encode_rows(
     pixels: NDArray[Any],
     selector_bits: np.uint64,
@@ -270,6 +279,13 @@ def _encode_rows(
     unused = np.int32(32) - np.int32(pixel_bits)
     place = np.uint64(0)
     for y in range(rows):
+        if y > 0 and _same(pixels[y - 1], pixels[y]):
+            # as most rows of a mask are: the same tile again
+            lengths[y] = lengths[y - 1]
+            for k in range(np.uint64(lengths[y])):
+                heap[place + k] = heap[place + k - np.uint64(lengths[y])]
+            place += np.uint64(lengths[y])
+            continue
         _fold(pixels[y], unused, codes)
         start = place
         first = np.uint64(np.int64(pixels[y, 0])) & mask

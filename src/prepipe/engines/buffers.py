@@ -18,7 +18,6 @@ from prepipe.codec.base import Allocate
 __all__ = ["Buffers"]
 
 
-
 class Buffers:
     """Named arrays, made when they are first asked for and then given again."""
 

@@ -134,9 +134,7 @@ def reduce_ccd(
         masters = Masters()
         if camera.needs_masters:
             masters = _masters(raw, layout, settings, order.calibrations)
-    clean, measured = _pixels_to_sources(
-        raw, layout, camera, masters, settings, watch, buffers
-    )
+    clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch, buffers)
     with watch.timing("astrometry"):
         astrometry = solve_wcs(
             raw, layout, camera, measured.sources, reference, settings, order.hints
@@ -166,9 +164,7 @@ def _pixels_to_sources(
     fwhm_px = settings.seeing_guess_arcsec / camera.pixel_scale
     for certain in (False, True):
         with watch.timing("clean"):
-            clean = clean_pixels(
-                raw, layout, camera, masters, fwhm_px, buffers, certain=certain
-            )
+            clean = clean_pixels(raw, layout, camera, masters, fwhm_px, buffers, certain=certain)
         with watch.timing("sources"):
             measured = measure_sources(clean, clean.fwhm_px, settings.detection_snr, buffers)
         # Stars much sharper than supposed pass for cosmic rays: once more, knowing better.

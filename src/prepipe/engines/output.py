@@ -61,9 +61,7 @@ def write_products(
     noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
     weight_step = 1.0 / (WEIGHT_STEPS * noise**2)
     # nothing needs the variance any more
-    weight = inverse_variance(
-        frame.variance, frame.mask, smallest=weight_step, out=frame.variance
-    )
+    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step, out=frame.variance)
     wcs = _wcs_cards(results.astrometry)
     planes = {
         "IMAGE": Plane(frame.image, noise / NOISE_STEPS, (*wcs, ("INHERIT", True, ""))),
