@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration, ProductForm
 from prepipe.engines.base import ChosenMasters, Order, Outcome
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.corrections import find_corrections
 from prepipe.engines.names import (
     catalogue_paths,
@@ -94,7 +96,7 @@ def carry_out(order: Order) -> Outcome:
         with watch.timing("reference"):
             columns = tuple(sorted(settings.columns.items()))
             reference = _reference(settings.reference, raw.exposure.band, columns)
-    return reduce_ccd(raw, camera, order, reference, watch)
+    return reduce_ccd(raw, camera, order, reference, watch, _own_buffers())
 
 
 def reduce_ccd(
@@ -103,6 +105,7 @@ def reduce_ccd(
     order: Order,
     reference: ReferenceSource | None,
     watch: Stopwatch | None = None,
+    buffers: Buffers | None = None,
 ) -> Outcome:
     """Reduce and grade one CCD, and write its products.
 
@@ -115,6 +118,8 @@ def reduce_ccd(
     reference : ReferenceSource or None
         Without one, neither WCS nor zero point is found.
     watch : Stopwatch, optional
+    buffers : Buffers, optional
+        A worker's memory, written over CCD after CCD; the outcome keeps nothing of it.
 
     Returns
     -------
@@ -132,6 +137,7 @@ def reduce_ccd(
         If the products cannot be written.
     """
     watch = watch or Stopwatch()
+    buffers = buffers or Buffers()
     settings = order.calibration
     layout = require_sane(camera.layout(raw.header, raw.pixels))
     with watch.timing("masters"):
@@ -141,7 +147,7 @@ def reduce_ccd(
     with watch.timing("corrections"):
         known = find_corrections(raw, layout, camera, settings, order.source, order.hdu)
         masters = replace(masters, corrections=known, flags=(*masters.flags, *known.flags))
-    clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
+    clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch, buffers)
     with watch.timing("astrometry"):
         astrometry = solve_wcs(
             raw, layout, camera, measured.sources, reference, settings, order.hints
@@ -155,7 +161,7 @@ def reduce_ccd(
     outcome = Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
     catalogue = settings.reference.name if settings.reference is not None else ""
     with watch.timing("write"):
-        write_products(product, raw, results, outcome, catalogue, settings.output)
+        write_products(product, raw, results, outcome, catalogue, settings.output, buffers)
     return replace(outcome, reduction=replace(reduction, seconds=watch.seconds))
 
 
@@ -166,15 +172,16 @@ def _pixels_to_sources(
     masters: Masters,
     settings: Calibration,
     watch: Stopwatch,
+    buffers: Buffers,
 ) -> tuple[Clean, Measured]:
     fwhm_px = settings.seeing_guess_arcsec / camera.pixel_scale
-    for _ in range(2):
+    for certain in (False, True):
         with watch.timing("clean"):
-            clean = clean_pixels(raw, layout, camera, masters, fwhm_px)
+            clean = clean_pixels(raw, layout, camera, masters, fwhm_px, buffers, certain=certain)
         with watch.timing("sources"):
-            measured = measure_sources(clean, fwhm_px, settings.detection_snr)
+            measured = measure_sources(clean, clean.fwhm_px, settings.detection_snr, buffers)
         # Stars much sharper than supposed pass for cosmic rays: once more, knowing better.
-        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * fwhm_px:
+        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * clean.fwhm_px:
             break
         fwhm_px = measured.psf.fwhm_px
     return clean, measured
@@ -284,6 +291,17 @@ def _summary(
 
 
 # A worker reduces many CCDs of one night: what they share is read once.
+
+
+_OF_THIS_THREAD = threading.local()
+
+
+def _own_buffers() -> Buffers:
+    """Memory of the worker that calls: one thread reduces one CCD at a time."""
+    if not hasattr(_OF_THIS_THREAD, "buffers"):
+        _OF_THIS_THREAD.buffers = Buffers()
+    buffers: Buffers = _OF_THIS_THREAD.buffers
+    return buffers
 
 
 @lru_cache(maxsize=4)

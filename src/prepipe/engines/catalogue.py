@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from prepipe.engines.names import CATALOGUES, catalogue_paths
 from prepipe.engines.products import Card, is_tellable
+from prepipe.engines.table import write_table
 from prepipe.errors import FitsError
 from prepipe.files import atomic_path, storage_errors
 
@@ -43,7 +44,7 @@ def write_catalogues(product: Path, form: str, columns: Columns, cards: Iterable
     told = list(cards)
     wanted = catalogue_paths(product, form)
     for path in wanted:
-        write = _write_parquet if path.name.endswith(CATALOGUES["parquet"]) else _write_fits
+        write = _write_parquet if path.name.endswith(CATALOGUES["parquet"]) else write_table
         write(path, columns, told)
     for stale in set(catalogue_paths(product, "both")) - set(wanted):
         with storage_errors(stale):
@@ -71,20 +72,6 @@ def read_catalogue(product: Path) -> tuple[NDArray[Any], dict[str, Any]]:
         raise FitsError(
             f"{product}: its source table {fits.name} cannot be read: {str(error).splitlines()[0]}"
         ) from error
-
-
-def _write_fits(path: Path, columns: Columns, cards: Iterable[Card]) -> None:
-    header = [{"name": key, "value": value, "comment": note} for key, value, note in cards]
-    with atomic_path(path) as partial, fitsio.FITS(str(partial), "rw", clobber=True) as stream:
-        stream.write_table(
-            [np.ascontiguousarray(values) for values, _ in columns.values()],
-            names=list(columns),
-            units=[unit for _, unit in columns.values()],
-            header=header,
-            extname="SOURCES",
-        )
-        for hdu in stream:
-            hdu.write_checksum()
 
 
 def _write_parquet(path: Path, columns: Columns, cards: Iterable[Card]) -> None:

@@ -14,6 +14,7 @@ from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.weight import inverse_variance
 from prepipe.config import ProductForm
 from prepipe.engines.base import Outcome
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.catalogue import write_catalogues
 from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_image
 from prepipe.engines.raw import RawCcd
@@ -38,6 +39,7 @@ def write_products(
     outcome: Outcome,
     reference: str,
     form: ProductForm | None = None,
+    buffers: Buffers | None = None,
 ) -> None:
     """Write the calibrated CCD to `path` and its source table beside it.
 
@@ -51,6 +53,8 @@ def write_products(
         Name of the reference catalogue.
     form : ProductForm, optional
         The usual one if not given.
+    buffers : Buffers, optional
+        Memory for the compressed planes.
 
     Raises
     ------
@@ -66,7 +70,7 @@ def write_products(
     # The table first: a product under its final name is complete.
     table_cards = [*_exposure_cards(raw), *cards]
     write_catalogues(path, form.catalogue, _columns(raw, results), table_cards)
-    write_image(path, *raw.original_cards(), _planes(results, form), cards)
+    write_image(path, *raw.original_cards(), _planes(results, form), cards, buffers)
 
 
 def _planes(results: Results, form: ProductForm) -> dict[str, Plane]:
@@ -75,7 +79,8 @@ def _planes(results: Results, form: ProductForm) -> dict[str, Plane]:
     noise = clean.background.median_rms
     noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
     image_step, weight_step = noise / NOISE_STEPS, 1.0 / (WEIGHT_STEPS * noise**2)
-    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step)
+    # Nothing needs the variance any more.
+    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step, out=frame.variance)
     wcs = _wcs_cards(results.astrometry, (weight.shape[0], weight.shape[1]), form)
     image_cards = (*wcs, ("INHERIT", True, "the primary header holds here too"))
     weight_cards = (*wcs, ("BUNIT", "electron-2", "1 / variance"))

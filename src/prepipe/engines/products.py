@@ -18,18 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.codec.base import Unit
+from prepipe.codec.base import Allocate, Unit
 from prepipe.codec.cards import join_cards, keyword_of, make_card
 from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.fits_bytes import FitsFile
 from prepipe.codec.plain_image import plain_image
 from prepipe.codec.rice_image import compressed_image
 from prepipe.codec.tiles import decode_unit
+from prepipe.engines.buffers import Buffers
 from prepipe.errors import FitsError, InputError
 from prepipe.files import atomic_write
 
 __all__ = [
     "NOISE_STEPS",
+    "PRIMARY",
+    "SUMS",
     "Card",
     "Plane",
     "is_tellable",
@@ -87,6 +90,7 @@ def write_image(
     extension: Iterable[bytes],
     planes: Mapping[str, Plane],
     cards: Iterable[Card],
+    buffers: Buffers | None = None,
 ) -> None:
     """Write a calibrated CCD: primary header, then one compressed extension a plane.
 
@@ -101,6 +105,8 @@ def write_image(
         By extension name; ``"IMAGE"`` comes first.
     cards : iterable of (keyword, value, comment)
         WCS and quality, for the first plane; they replace original ones of that keyword.
+    buffers : Buffers, optional
+        Memory for the compressed planes.
 
     Raises
     ------
@@ -109,17 +115,18 @@ def write_image(
     StorageError
         If it cannot be written.
     """
+    buffers = buffers or Buffers()
     own = [value_card(*card) for card in cards if is_tellable(card[1])]
     told = {keyword_of(card) for card in own}
     told |= {card[0] for plane in planes.values() for card in plane.cards}
-    first = with_new_sums([*_PRIMARY, *_still_true(primary, told), *_SUMS], b"")
+    first = with_new_sums([*PRIMARY, *_still_true(primary, told), *SUMS], b"")
     parts: list[bytes | memoryview] = [join_cards(first)]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
         header += [value_card(*card) for card in plane.cards if is_tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
-        parts += _hdu(plane, header)
+        parts += _hdu(plane, header, buffers.named(f"{name} tiles"))
     with atomic_write(path) as stream:
         stream.writelines(parts)
 
@@ -191,21 +198,23 @@ def value_card(keyword: str, value: Any, comment: str = "") -> bytes:
     return text[:80].ljust(80).encode("ascii", "replace")
 
 
-_PRIMARY = (
+PRIMARY = (
     make_card("SIMPLE", True, "conforms to FITS standard"),
     make_card("BITPIX", 8, "array data type"),
     make_card("NAXIS", 0, "no pixels here"),
-    make_card("EXTEND", True, "the planes are in the extensions"),
+    make_card("EXTEND", True, "the data are in the extensions"),
 )
+"""Header of a primary HDU without data."""
 
 
-_SUMS = (make_card("CHECKSUM", "0" * 16), make_card("DATASUM", "0"))
+SUMS = (make_card("CHECKSUM", "0" * 16), make_card("DATASUM", "0"))
+"""Room for the sums of an HDU."""
 
 
-def _hdu(plane: Plane, header: list[bytes]) -> list[bytes | memoryview]:
+def _hdu(plane: Plane, header: list[bytes], memory: Allocate) -> list[bytes | memoryview]:
     if plane.step is None and plane.pixels.dtype.kind == "f":
         return [*plain_image(plane.pixels, header)]
-    return compressed_image(plane.pixels, header, plane.step)
+    return compressed_image(plane.pixels, header, plane.step, memory)
 
 
 def is_tellable(value: Any) -> bool:

@@ -24,8 +24,10 @@ from prepipe.calibrate.masks import (
 )
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
 from prepipe.calibrate.psf import Psf, find_sources
+from prepipe.calibrate.seeing import glimpse_seeing
 from prepipe.calibrate.sources import Sources
 from prepipe.cameras import Camera
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.corrections import Corrections
 from prepipe.engines.raw import RawCcd
 from prepipe.model import Layout
@@ -94,7 +96,10 @@ class Masters:
 
 @dataclass(frozen=True)
 class Clean:
-    """Calibrated pixels; `image` is `frame.image` without its sky."""
+    """Calibrated pixels; `image` is `frame.image` without its sky.
+
+    `fwhm_px` is the seeing with which cosmic rays were told from stars, pixels.
+    """
 
     frame: Detrended
     background: Background
@@ -102,6 +107,7 @@ class Clean:
     n_saturated: int
     n_cosmic_rays: int
     flags: Flags
+    fwhm_px: float
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,14 @@ class Measured:
 
 
 def clean_pixels(
-    raw: RawCcd, layout: Layout, camera: Camera, masters: Masters, fwhm_px: float
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    masters: Masters,
+    fwhm_px: float,
+    buffers: Buffers | None = None,
+    *,
+    certain: bool = False,
 ) -> Clean:
     """From raw ADU to electrons: detrending, masks, sky, cosmic rays.
 
@@ -128,12 +141,17 @@ def clean_pixels(
     masters : Masters
     fwhm_px : float
         Seeing supposed, pixels: what is sharper is a cosmic ray.
+    buffers : Buffers, optional
+        Memory for the planes.
+    certain : bool
+        Whether that seeing is known; else bright stars are asked first.
 
     Raises
     ------
     PixelError
         If the pixels have a wrong type or shape.
     """
+    buffers = buffers or Buffers()
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
@@ -156,6 +174,7 @@ def clean_pixels(
         crosstalk=known.crosstalk,
         ghosts=known.ghosts,
         linearity=known.linearity,
+        out=_planes(buffers, layout.trimmed_shape),
     )
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
@@ -168,16 +187,35 @@ def clean_pixels(
         flags.append("BLANK")
     elif _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in flags:
         flags.append("PARTIAL_DEAD")
+    if not certain:
+        seen = glimpse_seeing(
+            frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
+        )
+        fwhm_px = seen if math.isfinite(seen) else fwhm_px
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
     if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
         flags.append("MANY_COSMIC_RAYS")
-    image = subtract(frame.image, background, mask=_with_blind_edges(frame.mask))
-    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
+    without_sky = buffers.array("without sky", frame.image.shape, np.float32)
+    image = subtract(frame.image, background, without_sky, _with_blind_edges(frame.mask))
+    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px)
 
 
-def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
+def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
+    """Planes for `detrend` to fill."""
+    return Detrended(
+        image=buffers.array("image", shape, np.float32),
+        mask=buffers.array("mask", shape, np.uint8),
+        variance=buffers.array("variance", shape, np.float32),
+        gain=math.nan,
+        read_noise=math.nan,
+    )
+
+
+def measure_sources(
+    clean: Clean, fwhm_px: float, snr: float, buffers: Buffers | None = None
+) -> Measured:
     """Detect and measure the sources, and the seeing.
 
     Parameters
@@ -187,7 +225,10 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
         Seeing supposed, pixels.
     snr : float
         Detection threshold.
+    buffers : Buffers, optional
+        Memory for the filtered image.
     """
+    buffers = buffers or Buffers()
     noise = clean.background.median_rms
     sources, psf = find_sources(
         clean.image,
@@ -197,6 +238,7 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
         fwhm_px,
         noise**2 if math.isfinite(noise) else 0.0,
         snr,
+        buffers.array("filtered", clean.image.shape, np.float32),
     )
     flags: Flags = ()
     if len(sources) == 0:
