@@ -110,6 +110,22 @@ def test_a_single_hot_pixel_is_replaced_by_the_median_around_it():
     assert abs(image[200, 150] - SKY) < 5 * 1.25 * NOISE / np.sqrt(24)
 
 
+def test_the_noise_of_pixels_of_low_response_is_no_cosmic_ray():
+    rng = np.random.default_rng(8)
+    response = np.ones(SHAPE)
+    response[:, 100:110] = 0.3
+    counted = rng.poisson(SKY * response) + rng.normal(0, READ_NOISE, SHAPE)
+    image = (counted / response).astype(np.float32)
+    variance = ((np.maximum(counted, 0) + READ_NOISE**2) / response**2).astype(np.float32)
+    image[200, 105] += 12 * np.sqrt(SKY * 0.3 + READ_NOISE**2) / 0.3
+    count, mask = search(image.copy(), 4.0, variance=variance)
+    naive, _ = search(image.copy(), 4.0)
+    # At 5 sigma of their own a few in a million are: here are 4000.
+    assert mask[200, 105] & Mask.COSMIC_RAY
+    assert count <= 3
+    assert naive > 30
+
+
 def test_masked_pixels_are_neither_tested_nor_used():
     rng = np.random.default_rng(5)
     image = expose(rng, np.full(SHAPE, SKY))

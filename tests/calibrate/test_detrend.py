@@ -35,8 +35,8 @@ def test_errors_over_their_expected_noise_have_unit_width(scene):
     sky, bias, flat, raw = scene
     result = detrend(raw, LAYOUT, bias=bias, flat=flat)
     pull = (result.image - sky) / np.sqrt(result.variance)
-    # 102400 pixels: sampling error 1/sqrt(2 n) = 0.22 %, 5 sigma 1.1 %. Rounding to whole ADU
-    # (gain^2/12 = 1.3 e-^2 of 1000) and the noise of the variance itself (3/4 of 1/1000) add 0.2 %.
+    # 102400 pixels: sampling error 1/sqrt(2 n) = 0.22 %, 5 sigma 1.1 %. The noise of the variance
+    # itself (3/4 of 1/1000) adds 0.1 %.
     assert pull.std() == pytest.approx(1.0, abs=0.013)
     # The variance comes from the same counts: mean pull -1/(2 sqrt(1000)), and 5/sqrt(n).
     assert pull.mean() == pytest.approx(-0.5 / np.sqrt(1000), abs=0.016 + 0.01)
@@ -50,12 +50,18 @@ def test_the_sky_is_recovered_without_bias(scene):
         assert abs(residual[amplifier.trimmed.slices].mean()) < 5 * np.hypot(0.042, 0.155)
 
 
-def test_read_noise_alone_is_the_variance_of_dark_pixels():
+def test_read_noise_and_rounding_are_the_variance_of_dark_pixels():
     raw = read_out(np.zeros(SHAPE), LAYOUT, np.random.default_rng(6))
     result = detrend(raw, LAYOUT)
-    # Rounding adds gain^2/12; half the pixels are above zero and count as shot noise (mean 2.4 e-).
+    # Half the pixels are above zero and count as shot noise (mean 2.4 e-).
     assert result.image.var() == pytest.approx(READ_NOISE**2 + 4.1**2 / 12, rel=0.03)
-    assert np.median(result.variance) == pytest.approx(READ_NOISE**2, abs=1.0)
+    assert np.median(result.variance) == pytest.approx(READ_NOISE**2 + 4.1**2 / 12, abs=1.0)
+
+
+def test_frames_that_are_no_whole_numbers_have_no_noise_of_rounding():
+    raw = read_out(np.zeros(SHAPE), LAYOUT, np.random.default_rng(6))
+    whole, real = (detrend(raw.astype(kind), LAYOUT).variance for kind in (np.int32, np.float32))
+    np.testing.assert_allclose((whole - real)[:, 0], GAINS[0] ** 2 / 12, rtol=1e-3)
 
 
 def test_gain_and_read_noise_are_the_medians_of_the_amplifiers(scene):
@@ -164,7 +170,7 @@ def test_one_pixel_follows_the_formula(value, gain, level, response):
     electrons = (value - level) * gain
     # float32: 6e-8 of the largest number on the way, which is up to 65535 * 10.
     assert result.image[0, 0] == pytest.approx(electrons / response, rel=1e-5, abs=0.5)
-    expected = (max(electrons, 0) + READ_NOISE**2) / response**2
+    expected = (max(electrons, 0) + READ_NOISE**2 + gain**2 / 12) / response**2
     assert result.variance[0, 0] == pytest.approx(expected, rel=1e-4, abs=3)
 
 

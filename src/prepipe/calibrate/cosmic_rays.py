@@ -95,6 +95,31 @@ def _is_sharp(
 
 
 @njit(cache=True)
+def _own_variance(
+    image: NDArray[np.float32],
+    total: NDArray[np.float32],
+    y: int,
+    x: int,
+    sky: float,
+    sky_variance: float,
+    read_variance: float,
+) -> float:
+    """Variance of the sky in one pixel: more than around it where its response is low.
+
+    Light v behind the flat and its variance, ``v / f + read_variance / f^2``, tell the flat f.
+    """
+    if total.size == 0:
+        return sky_variance
+    light, variance = max(float(image[y, x]), 0.0), float(total[y, x])
+    root = light + np.sqrt(light * light + 4.0 * read_variance * variance)
+    if not 0.0 < root < np.inf:
+        return sky_variance
+    inverse = 2.0 * variance / root
+    own: float = inverse * (max(sky, 0.0) + inverse * read_variance)
+    return max(sky_variance, own)
+
+
+@njit(cache=True)
 def _clean(
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
@@ -123,6 +148,8 @@ def _seeds(
     mask: NDArray[np.uint8],
     level: NDArray[np.float32],
     variance: NDArray[np.float32],
+    total: NDArray[np.float32],
+    read_variance: float,
     threshold: float,
     contrast: tuple[float, float],
     found: NDArray[np.int64],
@@ -150,10 +177,9 @@ def _seeds(
                 x = x0 + k + 1
                 if not block[k] > needed[j] or mask[y, x]:
                     continue
-                i = x * mx // nx
-                if _is_sharp(
-                    image, mask, y, x, level[j, i], variance[j, i], threshold, CORE_NOISE, contrast
-                ):
+                sky, around = level[j, x * mx // nx], variance[j, x * mx // nx]
+                own = _own_variance(image, total, y, x, sky, around, read_variance)
+                if _is_sharp(image, mask, y, x, sky, own, threshold, CORE_NOISE, contrast):
                     if n == found.size:
                         return n
                     found[n] = y * nx + x
@@ -168,6 +194,8 @@ def _grow(
     mask: NDArray[np.uint8],
     level: NDArray[np.float32],
     variance: NDArray[np.float32],
+    total: NDArray[np.float32],
+    read_variance: float,
     contrast: tuple[float, float],
     found: NDArray[np.int64],
     first: int,
@@ -183,18 +211,11 @@ def _grow(
             x = found[k] % nx + step % 3 - 1
             if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1 or mask[y, x]:
                 continue
-            j = y * my // ny
-            i = x * mx // nx
+            j, i = y * my // ny, x * mx // nx
+            sky = level[j, i]
+            own = _own_variance(image, total, y, x, sky, variance[j, i], read_variance)
             if n < found.size and _is_sharp(
-                image,
-                mask,
-                y,
-                x,
-                level[j, i],
-                variance[j, i],
-                NEIGHBOUR_THRESHOLD,
-                0.5 * CORE_NOISE,
-                contrast,
+                image, mask, y, x, sky, own, NEIGHBOUR_THRESHOLD, 0.5 * CORE_NOISE, contrast
             ):
                 found[n] = y * nx + x
                 n += 1
@@ -208,16 +229,22 @@ def _search(
     mask: NDArray[np.uint8],
     level: NDArray[np.float32],
     variance: NDArray[np.float32],
+    total: NDArray[np.float32],
+    read_variance: float,
     threshold: float,
     contrast: tuple[float, float],
     found: NDArray[np.int64],
 ) -> int:
     """Find seeds, clean them, and follow their tracks on the cleaned image."""
     first = 0
-    last: int = _seeds(image, mask, level, variance, threshold, contrast, found)
+    last: int = _seeds(
+        image, mask, level, variance, total, read_variance, threshold, contrast, found
+    )
     for _ in range(ITERATIONS):
         _clean(image, mask, level, found[first:last])
-        grown = _grow(image, mask, level, variance, contrast, found, first, last)
+        grown = _grow(
+            image, mask, level, variance, total, read_variance, contrast, found, first, last
+        )
         first = last
         last = grown
     _clean(image, mask, level, found[first:last])
@@ -237,6 +264,7 @@ def find_cosmic_rays(
     fwhm_px: float,
     *,
     read_noise: float = 0.0,
+    variance: NDArray[np.float32] | None = None,
     threshold: float = 5.0,
 ) -> int:
     """Flag the pixels of cosmic rays and fill them with the median of their surroundings.
@@ -254,6 +282,9 @@ def find_cosmic_rays(
         to have been too large by more, repeat with the measured one.
     read_noise : float
         Least noise of a pixel, e-, should the background's be lower.
+    variance : ndarray of float32, shape (ny, nx), optional
+        Of each pixel's light and read noise, e-^2 (`Detrended.variance`): it tells pixels of low
+        response, whose noise the flat has raised above that of their surroundings.
     threshold : float
         Sigmas by which a pixel must exceed the sky and its neighbours.
 
@@ -272,11 +303,11 @@ def find_cosmic_rays(
     """
     if not fwhm_px > 0:
         raise ConfigError(f"a seeing of {fwhm_px} pixels makes no sense: give a positive FWHM")
-    if not image.shape == mask.shape == background.shape:
-        raise PixelError(
-            f"image {image.shape}, mask {mask.shape} and background {background.shape} "
-            "must be of one frame"
-        )
+    shapes = [image.shape, mask.shape, background.shape]
+    shapes += [] if variance is None else [variance.shape]
+    if len(set(shapes)) > 1:
+        told = ", ".join(str(shape) for shape in shapes)
+        raise PixelError(f"image, mask, background and variance must be of one frame, not {told}")
     if min(image.shape) < 3:
         return 0
     sharpest = SHARPEST * fwhm_px
@@ -288,6 +319,8 @@ def find_cosmic_rays(
             mask,
             background.level,
             noise * noise,
+            np.empty((0, 0), np.float32) if variance is None else variance,
+            read_noise * read_noise,
             threshold,
             (_moffat(1.0, sharpest), _moffat(np.sqrt(2.0), sharpest)),
             found,

@@ -24,6 +24,9 @@ from prepipe.model import Amplifier, Box, Layout
 
 __all__ = ["MINIMUM_FLAT", "Detrended", "detrend", "overscan_subtract_trim"]
 
+ROUNDING_VARIANCE = 1.0 / 12.0
+"""Of a number rounded to whole ADU."""
+
 _DEAD = np.uint8(Mask.DEAD)
 
 
@@ -180,8 +183,10 @@ def detrend(
     """Calibrate the pixels of one CCD.
 
     ``image = linear(raw - overscan - crosstalk - bias) * gain / flat`` and
-    ``variance = (max(image * flat, 0) + read_noise^2) / flat^2``: shot noise of
-    what was counted plus read noise. The noise of the masters is not in it.
+    ``variance = (max(image * flat, 0) + read_noise^2 + gain^2 / 12) / flat^2``: shot noise
+    of what was counted, read noise, and that of rounding to whole ADU (Janesick 2001,
+    Scientific Charge-Coupled Devices, 2.2.8), absent where `raw` is not of integers. The
+    noise of the masters is not in it.
 
     Parameters
     ----------
@@ -235,6 +240,7 @@ def detrend(
             f"{shape[0]}: gather them for this CCD"
         )
     levels = overscan_levels(pixels, layout)
+    rounding = ROUNDING_VARIANCE if raw.dtype.kind in "iu" else 0.0
     for amplifier, level in zip(layout.amplifiers, levels, strict=True):
         box = amplifier.trimmed
         if box.empty:
@@ -251,7 +257,7 @@ def detrend(
             flat_plane,
             bad_plane,
             np.float32(amplifier.gain),
-            np.float32(amplifier.read_noise**2),
+            np.float32(amplifier.read_noise**2 + rounding * amplifier.gain**2),
             np.float32(amplifier.saturation),
             (box.x0, box.x1, box.y0, box.y1),
             result.image,

@@ -193,7 +193,12 @@ def clean_pixels(
         )
         fwhm_px = seen if math.isfinite(seen) else fwhm_px
     n_cosmic_rays = find_cosmic_rays(
-        frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
+        frame.image,
+        frame.mask,
+        background,
+        fwhm_px,
+        read_noise=frame.read_noise,
+        variance=frame.variance,
     )
     if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
         flags.append("MANY_COSMIC_RAYS")
