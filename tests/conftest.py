@@ -11,14 +11,25 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def installed(program: str, package: str) -> str:
+    """Path of a program; its absence is a failure in CI."""
+    path = shutil.which(program)
+    if path is None:
+        message = f"{program} is not installed (package {package})"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return path
+
+
 @pytest.fixture(scope="session")
 def funpack_program() -> str:
-    """Path of cfitsio's funpack; its absence is a failure in CI."""
-    program = shutil.which("funpack")
-    if program is None:
-        message = "funpack is not installed (package libcfitsio-bin)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return program
+    """Path of cfitsio's funpack."""
+    return installed("funpack", "libcfitsio-bin")
+
+
+@pytest.fixture(scope="session")
+def fitsverify_program() -> str:
+    """Path of HEASARC's fitsverify."""
+    return installed("fitsverify", "fitsverify")
 
 
 @pytest.fixture(scope="session")

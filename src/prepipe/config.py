@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prepipe.errors import ConfigError
 
@@ -24,6 +24,7 @@ __all__ = [
     "Link",
     "Method",
     "Pack",
+    "ProductForm",
     "Push",
     "Rescue",
     "Site",
@@ -177,6 +178,21 @@ class Rescue(_Section):
     )
 
 
+class ProductForm(_Section):
+    """In what form calibrated CCDs are written."""
+
+    wcs: Literal["tpv", "sip"] = Field(
+        "tpv", description="distortion as TPV, or as SIP within 1 mas of it"
+    )
+    catalogue: Literal["fits", "parquet", "both"] = Field(
+        "fits", description="source table as FITS, Parquet, or both"
+    )
+    pixels: Literal["quantised", "float"] = Field(
+        "quantised",
+        description="in steps of an eighth of the noise, or float: to the last bit, uncompressed",
+    )
+
+
 class BiasChange(_Section):
     """A new master bias that differs more from the last good one is held until accepted by hand."""
 
@@ -210,6 +226,9 @@ class Calibration(_Section):
         {}, description='its columns, where not recognised: {ra = "RA_J2000", mag = "rmag"}'
     )
     search_arcsec: float = Field(75.0, gt=0, description="largest pointing error looked for")
+    max_order: Literal[1, 2, 3] = Field(
+        3, description="highest order of the correction of the header's distortion, if stars allow"
+    )
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
     masters: Literal["nearest", "night"] = Field(
@@ -221,9 +240,28 @@ class Calibration(_Section):
     old_days: int = Field(
         7, ge=0, description="a bias or flat further away than this makes the CCD yellow"
     )
+    crosstalk: Path | None = Field(
+        None,
+        examples=["DECam_xtalk_20130606.txt"],
+        description="table of crosstalk: the observatory's, or a CSV of victim,source,coefficient",
+    )
+    crosstalk_between: bool = Field(
+        False, description="subtract the crosstalk of other CCDs, too, where they are at hand"
+    )
+    linearity: Path | None = Field(
+        None,
+        examples=["linearity_table_v0.4.fits"],
+        description="linearity: the observatory's FITS, or a CSV of ccd,amplifier,adu,linear_adu",
+    )
+    bad_pixels: Path | None = Field(
+        None,
+        examples=["bad_pixels"],
+        description="map of bad pixels (ECSV, FITS, CSV), or a directory of maps",
+    )
     bias_change: BiasChange = BiasChange()
     flat_change: FlatChange = FlatChange()
     rescue: Rescue = Rescue()
+    output: ProductForm = ProductForm()
 
     @property
     def master_days(self) -> int:
@@ -251,6 +289,10 @@ class Limits(_Section):
         (0.7, 1.5, 3.0), description="light lost against a clear sky at the zenith, mag"
     )
 
+    sky_fraction: tuple[float, float, float] = Field(
+        (0.2, 0.3, 0.6), description="sky, as a part of what saturates a pixel: twilight, moon"
+    )
+
     @model_validator(mode="after")
     def _ascending(self) -> Limits:
         for name, limits in self:
@@ -274,8 +316,16 @@ class Site(_Section):
     cluster: Cluster = Cluster()
     calibration: Calibration = Calibration()
     limits: dict[str, Limits] = Field(
-        {"default": Limits()}, description="by band, e.g. [limits.g]; default for the others"
+        {"default": Limits()},
+        description="by camera and band: [limits.decam.g], else [limits.decam], [limits.g] "
+        "or [limits.default]; what one of them leaves out is taken from the next",
     )
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _by_camera_and_band(cls, told: object) -> object:
+        """``[limits.decam.g]`` is the table ``g`` in the table ``decam``: name it ``decam.g``."""
+        return _unfolded(told) if isinstance(told, dict) else told
 
     @classmethod
     def read(cls, path: Path) -> Site:
@@ -320,6 +370,20 @@ class Site(_Section):
         if self.camera.endswith(".toml"):
             sections["camera"] = str(directory / Path(self.camera).expanduser())
         return self.model_copy(update=sections)
+
+
+def _unfolded(told: dict[str, object]) -> dict[str, object]:
+    tables: dict[str, object] = {}
+    for name, table in told.items():
+        if not isinstance(table, dict):
+            tables[name] = table
+            continue
+        inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+        own = {key: value for key, value in table.items() if key not in inner}
+        if own or not inner:
+            tables[name] = own
+        tables |= {f"{name}.{key}": value for key, value in inner.items()}
+    return tables
 
 
 def _first_fault(error: ValidationError) -> str:

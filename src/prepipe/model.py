@@ -152,6 +152,19 @@ class Box:
         a, b, c, d = (int(n) for n in numbers.groups())
         return cls(min(a, b) - 1, max(a, b), min(c, d) - 1, max(c, d))
 
+    @staticmethod
+    def read_order(section: str) -> tuple[int, int]:
+        """Tell in which direction, x and y, a section is written: 1 ascending, -1 descending.
+
+        Raises
+        ------
+        ValueError
+            If `section` is no section.
+        """
+        Box.from_section(section)
+        a, b, c, d = (int(n) for n in re.findall(r"\d+", section))
+        return (1 if a <= b else -1), (1 if c <= d else -1)
+
     @property
     def shape(self) -> tuple[int, int]:
         """``(rows, columns)``."""
@@ -199,6 +212,12 @@ class Amplifier:
         e-.
     saturation : float
         ADU, in the raw frame (before overscan subtraction).
+    read_order : tuple of int
+        Whether the columns, and the rows, of `data` are read in ascending (1) or
+        descending (-1) order.
+    read_before : tuple of int
+        Columns and rows of the amplifier that were read before the first of `data`;
+        not (0, 0) only where a cut-out lacks them.
     """
 
     name: str
@@ -208,6 +227,8 @@ class Amplifier:
     gain: float
     read_noise: float
     saturation: float
+    read_order: tuple[int, int] = (1, 1)
+    read_before: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -227,6 +248,11 @@ class Layout:
         Column and row of the frame's first pixel in the full raw frame; not (0, 0) for a cut-out.
     bias_level : float
         ADU to subtract where there is no overscan (a soft bias).
+    trimmed_window : tuple of int
+        Column and row of the trimmed frame's first pixel in the whole trimmed CCD; not (0, 0)
+        for a cut-out.
+    whole_shape : tuple of int or None
+        The whole raw frame, (rows, columns), of a cut-out; None if the frame is whole.
     """
 
     shape: tuple[int, int]
@@ -235,6 +261,8 @@ class Layout:
     origin: tuple[int, int] = (0, 0)
     window: tuple[int, int] = (0, 0)
     bias_level: float = 0.0
+    trimmed_window: tuple[int, int] = (0, 0)
+    whole_shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -275,8 +303,8 @@ class Exposure:
 
     @property
     def safe_field(self) -> str:
-        """The field with everything but letters, digits, ``+`` and ``-`` removed."""
-        return re.sub(r"[^A-Za-z0-9+-]+", "", self.field) or "unnamed"
+        """The field's letters, digits, ``+`` and ``-``, as many as a file name can bear."""
+        return re.sub(r"[^A-Za-z0-9+-]+", "", self.field)[:64] or "unnamed"
 
 
 @dataclass(frozen=True)
@@ -409,6 +437,8 @@ class Reduction:
         Median background, ADU.
     sky_noise_adu : float or None
         Its rms, ADU.
+    sky_fraction : float or None
+        The background as a part of what saturates a pixel.
     extinction_mag : float or None
         Zero point of a clear sky at the zenith minus this one, where the camera's is known, mag.
     limiting_mag : float or None
@@ -439,6 +469,7 @@ class Reduction:
     ellipticity: float | None = None
     sky_adu: float | None = None
     sky_noise_adu: float | None = None
+    sky_fraction: float | None = None
     extinction_mag: float | None = None
     limiting_mag: float | None = None
     n_sources: int = 0

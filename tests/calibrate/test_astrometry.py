@@ -269,6 +269,28 @@ def test_a_doubled_exposure_is_ambiguous(stars, share, shift_arcsec):
         assert "AMBIGUOUS" in solution.flags
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_doubled_exposure_of_a_crowded_field_is_ambiguous(seed):
+    # The brightest images below saturation are so much alike that each star has one among them.
+    field = make_field(seed, 8000, 20.0, faint_per_star=1.0)
+    angle = np.random.default_rng(seed).uniform(0, 2 * math.pi)
+    shift = 20.0 / field.nominal.pixel_scale
+    flux = np.append(0.62 * field.flux, 0.38 * field.flux)
+    solution = solve(
+        np.append(field.x, field.x + shift * math.cos(angle)),
+        np.append(field.y, field.y + shift * math.sin(angle)),
+        np.where(flux < 10 ** (-0.4 * (17.0 - 25.0)), flux, np.nan),
+        np.append(field.sigma, field.sigma),
+        *field.given[4:],
+    )
+    assert "AMBIGUOUS" in solution.flags
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_crowded_field_exposed_once_is_not_ambiguous(seed):
+    assert solve(*make_field(seed, 8000, 20.0, faint_per_star=1.0).given).flags == ()
+
+
 @pytest.mark.parametrize("seed", [3, 5, 18, 167, 173, 279])
 @pytest.mark.parametrize("shift_arcsec", [2.0, 3.0])
 def test_a_few_stars_of_a_doubled_exposure_are_never_mixed(seed, shift_arcsec):

@@ -159,5 +159,33 @@ def test_the_focal_plane_has_room_for_each_science_ccd() -> None:
 
 
 def test_an_unknown_camera_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="decam, sdss"):
+    with pytest.raises(ConfigError, match="decam, decam-cp, sdss"):
         load_camera("palomar")
+
+
+def test_the_read_order_of_north_and_south_is_that_of_the_cards(shared_data: Path) -> None:
+    orders = {
+        name: {
+            a.name: (a.read_order, a.read_before)
+            for a in load_camera("decam")
+            .layout(full_header(shared_data, name), np.zeros((4146, 2160), np.uint16))
+            .amplifiers
+        }
+        for name in ("N4", "S1")
+    }
+    whole = (0, 0)
+    assert orders["N4"] == {"A": ((1, 1), whole), "B": ((-1, 1), whole)}
+    assert orders["S1"] == {"A": ((-1, -1), whole), "B": ((1, -1), whole)}
+
+
+def test_a_cut_out_knows_what_was_read_before_it(shared_data: Path) -> None:
+    path = shared_data / "decam_raw/history_reduced_c4d_200306_000415_ori.fits.fz"
+    with fits.open(path) as hdus:
+        header, pixels = hdus["S1"].header, hdus["S1"].data
+    layout = load_camera("decam").layout(header, pixels)
+    (amplifier,) = layout.amplifiers
+    # Cut at (1873, 880): the last 231 columns of amplifier A, which is read from the right, and
+    # of its rows, read from the top, those above the cut-out's 400 came before.
+    assert amplifier.read_before == (0, 4146 - 880 - pixels.shape[0])
+    assert layout.trimmed_window == (1873 - 56, 880 - 50)
+    assert layout.whole_shape == (4146, 2160)

@@ -72,3 +72,20 @@ def test_a_wrong_description_is_explained(tmp_path: Path, text: str, complaint: 
 def test_a_missing_description_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_camera(str(tmp_path / "nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ("Light Frame", Kind.OBJECT),
+        ("bias", Kind.ZERO),
+        ("Flat Field", Kind.DOME_FLAT),
+        ("dark", Kind.OTHER),
+        ("focus", Kind.OTHER),
+        ("sky flat", Kind.OTHER),
+    ],
+)
+def test_what_a_frame_is_called_tells_its_kind(tmp_path: Path, told: str, kind: Kind) -> None:
+    camera = load_camera(described(tmp_path, PLAIN + '[cards]\nkind = "IMAGETYP"\n'))
+    assert camera.exposure(header(IMAGETYP=told)).kind is kind
+    assert camera.exposure(header()).kind is Kind.OBJECT

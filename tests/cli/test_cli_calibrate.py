@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fitsio
+import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
@@ -102,11 +105,30 @@ def test_the_same_exposure_twice_is_refused(raw: Path, tmp_path: Path) -> None:
         ("--camera", "nowhere.toml"),
         ("--config", "nowhere.toml"),
         ("--columns", "ra"),
+        ("--crosstalk", "nowhere.txt"),
+        ("--linearity", "nowhere.fits"),
+        ("--bad-pixels", "nowhere"),
     ],
 )
 def test_wrong_use_exits_with_2(raw: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     (sky,) = (raw / "object").glob("*.fits.fz")
     assert run("calibrate", sky, "--out", tmp_path, *words)[0] == 2
+
+
+def test_tables_of_the_detector_that_are_given_are_used(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "xtalk.csv").write_text("victim,source,coefficient\n28A,28B,1e-4\n")
+    (tmp_path / "linear.csv").write_text(
+        "ccd,amplifier,adu,linear_adu\n28,A,0,0\n28,B,0,0\n",
+    )
+    (tmp_path / "ccd28.csv").write_text("x0,y0,width,height\n10,20,1,1\n")
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    words = ("--crosstalk", tmp_path / "xtalk.csv", "--linearity", tmp_path / "linear.csv")
+    words = (*words, "--bad-pixels", tmp_path / "ccd28.csv", "--out", tmp_path / "out")
+    code, told, _ = run("calibrate", sky, *words)
+    assert code == 0
+    header = fits.getheader(told["ccds"][0]["product"], "IMAGE")
+    used = [header[card] for card in ("XTALKFIL", "LINFILE", "BPMFILE")]
+    assert used == ["xtalk.csv", "linear.csv", "ccd28.csv"]
 
 
 def test_a_truncated_file_is_named_and_its_intact_copy_is_calibrated(
@@ -161,3 +183,40 @@ def test_missing_frames_are_named_and_the_others_are_combined(raw: Path, tmp_pat
     code, told, errors = run("make-cals", "gone.fits", *frames, "--out", tmp_path / "cals")
     assert (code, len(told["masters"])) == (1, 1)
     assert "gone.fits: does not exist" in errors
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An exposure of two CCDs, and a catalogue that has but six stars on CCD 28."""
+    root = tmp_path_factory.mktemp("sparse")
+    settings = Settings(seed=5, ccds=(28, 35))
+    settings.star_field.write_reference(root / "stars.fits")
+    raw = simulate_exposure(settings, 0, root)
+    words = ("--refcat", root / "stars.fits", "--out", root / "full")
+    ccds = {ccd["ccd"]: ccd for ccd in run("calibrate", raw, *words)[1]["ccds"]}
+    stars = Table.read(root / "stars.fits")
+    found, other = (fitsio.read(ccds[ccd]["catalogue"]) for ccd in (28, 35))
+    bright = found[found["MATCHED"] & (found["FLAGS"] == 0)]
+    bright = np.sort(bright, order="MAG")
+    keep = (stars["ra"] > other["RA"].min()) & (stars["ra"] < other["RA"].max())
+    keep &= (stars["dec"] > other["DEC"].min()) & (stars["dec"] < other["DEC"].max())
+    for star in bright[:6]:
+        keep[np.argmin(np.hypot(stars["ra"] - star["RA"], stars["dec"] - star["DEC"]))] = True
+    stars[keep].write(root / "few.fits")
+    return raw, root / "few.fits"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_ccd_with_few_stars_is_solved_with_the_pointing_of_the_others(
+    sparse: tuple[Path, Path], tmp_path: Path, workers: int
+) -> None:
+    raw, stars = sparse
+    words = ("--refcat", stars, "--out", tmp_path, "--workers", workers)
+    code, told, _ = run("calibrate", raw, *words)
+    assert code == 0
+    poor, rich = told["ccds"]
+    assert (poor["ccd"], poor["wcs_matches"]) == (28, 6)
+    assert poor["offset_arcsec"] == pytest.approx(rich["offset_arcsec"], abs=0.5)
+    assert poor["wcs_tries"][0]["rung"] == "header"
+    assert poor["wcs_tries"][-1]["accepted"]
+    assert len(rich["wcs_tries"]) == 1

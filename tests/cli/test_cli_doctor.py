@@ -224,6 +224,24 @@ def test_masters_that_are_held_are_a_warning(tmp_path):
     assert checks.check_masters(tmp_path).state is State.FAILURE
 
 
+@pytest.mark.parametrize("name", ["crosstalk", "linearity", "bad_pixels"])
+def test_a_table_of_the_detector_that_is_missing_or_wrong_is_a_failure(tmp_path, name):
+    for path in (tmp_path / "nowhere.csv", tmp_path / "empty.csv"):
+        (tmp_path / "empty.csv").write_text("")
+        site = Site.model_validate({"calibration": {name: path}})
+        check = checks.check_detector(site)
+        assert check.state is State.FAILURE
+        assert str(path) in check.found
+
+
+def test_tables_of_the_detector_are_named(tmp_path):
+    (tmp_path / "xtalk.csv").write_text("victim,source,coefficient\n1A,1B,1e-4\n")
+    settings = {"calibration": {"crosstalk": tmp_path / "xtalk.csv"}}
+    check = checks.check_detector(Site.model_validate(settings))
+    assert (check.state, check.found) == (State.OK, "xtalk.csv")
+    assert checks.check_detector(Site()).state is State.OK
+
+
 def test_a_site_that_can_work_gets_exit_0(run, site_file):
     answer = run("doctor", "--config", site_file)
     assert answer.exit_code == 0, answer.stdout

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import tomllib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from prepipe.cli.settings import commented_toml, toml_value
 from prepipe.config import Link, Pack, Site
+from prepipe.errors import ConfigError
 
 VALUES = st.recursive(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"))
@@ -102,3 +104,26 @@ def test_config_with_an_unknown_setting_is_wrong_use(run, tmp_path):
     answer = run("config", "--config", config)
     assert answer.exit_code == 2
     assert "there is no setting 'push.methods'" in answer.stderr
+
+
+def test_limits_of_a_camera_and_of_its_bands_are_shown_and_written(run, tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text(
+        "[limits.g]\nseeing_arcsec = [1.0, 2.0, 3.0]\n"
+        "[limits.decam]\nellipticity = [0.1, 0.2, 0.3]\n"
+        "[limits.decam.r]\nseeing_arcsec = [1.1, 2.0, 3.0]\n"
+        "[limits.sdss.r]\nseeing_arcsec = [1.8, 2.0, 3.0]\n"
+    )
+    site = Site.read(path)
+    assert list(site.limits) == ["g", "decam", "decam.r", "sdss.r"]
+    shown = json.loads(run("config", "--config", path, "--json").stdout)["settings"]["limits"]
+    assert shown["decam.r"]["seeing_arcsec"] == [1.1, 2.0, 3.0]
+    path.write_text(commented_toml(site))
+    assert Site.read(path).limits == site.limits
+
+
+def test_a_wrong_limit_of_a_camera_and_band_is_named(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text("[limits.decam.r]\nseeing = [1.1, 2.0, 3.0]\n")
+    with pytest.raises(ConfigError, match=r"limits\.decam\.r\.seeing"):
+        Site.read(path)

@@ -53,10 +53,13 @@ def frame_of(kind: str, dtype: str) -> Image:
         pixels = np.where(rng.random(shape) < 0.01, limits.max, limits.min)
     else:
         pixels = np.rint(rng.normal(100, 6, shape))
+    if kind == "equal rows":
+        # each twice or more, as in a mask, and one that is equal to none
+        pixels = pixels[[0, 0, 0, 1, 2, 2, 0, 0, 8]]
     return pixels.astype(dtype)
 
 
-KINDS = ("constant", "all different", "extremes", "sparse extremes", "noise")
+KINDS = ("equal rows", "constant", "all different", "extremes", "sparse extremes", "noise")
 
 
 def decoded(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prepipe.calibrate.astrometry import VETOES
 from prepipe.config import Limits
 from prepipe.model import Colour, Reduction
-from prepipe.quality import grade
+from prepipe.quality import grade, limits_for
 
 LIMITS = Limits()
 GOOD = Reduction(
@@ -118,6 +118,7 @@ def test_a_missing_zero_point_is_orange(missing):
         ("OTHER_BAND", Colour.YELLOW),
         ("FEW_ZP_STARS", Colour.YELLOW),
         ("LOW_FRACTION", Colour.YELLOW),
+        ("OTHER_KIND", Colour.ORANGE),
     ],
 )
 def test_each_flag_has_its_colour_and_one_reason(flag, colour):
@@ -209,3 +210,40 @@ def test_a_master_from_far_away_in_time_is_yellow_and_says_how_far(flag, what):
     verdict = grade(replace(GOOD, flags=(flag,), bias_nights=12, flat_nights=12), LIMITS)
     assert verdict.colour is Colour.YELLOW
     assert verdict.reasons == (f"its {what} is 12 nights away",)
+
+
+@pytest.mark.parametrize(
+    ("tables", "seeing"),
+    [
+        ({}, Limits().seeing_arcsec),
+        ({"default": 1.0}, (1.0, 5.0, 9.0)),
+        ({"default": 1.0, "g": 2.0}, (2.0, 5.0, 9.0)),
+        ({"g": 2.0, "decam": 3.0}, (3.0, 5.0, 9.0)),
+        ({"decam": 3.0, "decam.g": 4.0, "g": 2.0}, (4.0, 5.0, 9.0)),
+        ({"decam.r": 4.0, "sdss": 3.0, "r": 2.0, "default": 1.0}, (1.0, 5.0, 9.0)),
+    ],
+)
+def test_the_most_specific_limits_hold(tables, seeing):
+    told = {name: Limits(seeing_arcsec=(first, 5.0, 9.0)) for name, first in tables.items()}
+    assert limits_for(told, "decam", "g").seeing_arcsec == seeing
+
+
+def test_what_specific_limits_leave_out_comes_from_the_less_specific():
+    told = {
+        "default": Limits(ellipticity=(0.5, 0.6, 0.7), seeing_arcsec=(1.0, 2.0, 3.0)),
+        "decam.g": Limits(seeing_arcsec=(2.0, 3.0, 4.0)),
+    }
+    found = limits_for(told, "decam", "g")
+    assert found.seeing_arcsec == (2.0, 3.0, 4.0)
+    assert found.ellipticity == (0.5, 0.6, 0.7)
+    assert found.wcs_rms_mas == Limits().wcs_rms_mas
+
+
+@pytest.mark.parametrize(
+    ("part", "colour"),
+    [(0.02, Colour.GREEN), (0.25, Colour.YELLOW), (0.35, Colour.ORANGE), (0.7, Colour.RED)],
+)
+def test_a_bright_sky_costs_the_grade(part, colour):
+    verdict = grade(replace(GOOD, sky_fraction=part), LIMITS)
+    assert verdict.colour is colour
+    assert all(reason.startswith("sky") for reason in verdict.reasons)

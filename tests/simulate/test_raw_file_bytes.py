@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -14,7 +15,12 @@ from prepipe.simulate.rawfile import card, compressed_image, header_block
 
 PRIMARY = [card("SIMPLE", True), card("BITPIX", 8), card("NAXIS", 0)]
 SUMS = [card("CHECKSUM", ""), card("DATASUM", "")]
-TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60).map(str.rstrip)
+# astropy ends a text at a quote that a slash follows, even where the quote is written twice.
+TEXT = (
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+    .map(str.rstrip)
+    .filter(lambda text: re.search(r"' */", text) is None)
+)
 
 
 @given(TEXT, st.integers(-(10**9), 10**9), st.floats(-1e9, 1e9))

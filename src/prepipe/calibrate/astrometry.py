@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prepipe.calibrate.doubled import is_doubled
 from prepipe.calibrate.matching import Vote, log10_chance, vote_for_offset
 from prepipe.calibrate.plate import (
     Frame,
@@ -263,6 +264,8 @@ def _select(
         dec=np.asarray(reference.dec, np.float64)[index],
         reference_magnitude=np.asarray(reference.mag, np.float64)[index],
         reference_sigma_arcsec=1e-3 * np.asarray(reference.position_error_mas, np.float64)[index],
+        reference_x=rx[index],
+        reference_y=ry[index],
         source_index=order,
         reference_index=index,
         shape=shape,
@@ -278,7 +281,6 @@ def _search(
     The fainter ones are for frames whose brightest stars are saturated and so not in the
     list, the coarse bins for headers with a poor scale.
     """
-    rx, ry = wcs.sky_to_pixel(frame.ra, frame.dec)
     voters = min(frame.x.size, settings.bright)
     stars = max(voters, 100) * frame.searched_area_ratio
     votes = []
@@ -288,7 +290,7 @@ def _search(
         width = coarse * settings.bin_arcsec / wcs.pixel_scale
         vote = vote_for_offset(
             (frame.x[sources], frame.y[sources]),
-            (rx[brightest], ry[brightest]),
+            (frame.reference_x[brightest], frame.reference_y[brightest]),
             frame.centre,
             _rotations(settings),
             frame.search_pixels,
@@ -342,13 +344,15 @@ def _refine(
     """Fit all pairs on the repointed WCS; also the radius (pixels) of the last matching."""
     scale = wcs.pixel_scale
     known = rough.detection[rough.kept], rough.reference[rough.kept]
+    near = frame.references_on(*known)
     fit = best_order(frame, wcs, known, settings.max_order)
     radius = math.inf
     for _ in range(2):
         if fit is None:
             return None
         radius = min(radius, max(0.3, 5.0 * fit.rms_arcsec) / scale)
-        fit = best_order(frame, wcs, match(frame, fit.wcs, radius), settings.max_order)
+        pairs = match(frame, fit.wcs, radius, references=near)
+        fit = best_order(frame, wcs, pairs, settings.max_order)
     return None if fit is None else (fit, radius)
 
 
@@ -371,9 +375,19 @@ def _objections(
     """Flags of a fit that its numbers alone raise."""
     bright = min(frame.x.size, settings.bright)
     fraction = np.count_nonzero(fit.detection[fit.kept] < bright) / bright
+    # Detections share their errors of scale, so that finer bins will do than for the search.
+    bins = 0.5 * settings.bin_arcsec / fit.wcs.pixel_scale
+    twice = is_doubled(
+        (frame.x, frame.y),
+        fit.matches,
+        bright=settings.bright,
+        width=bins,
+        reach=3.0 * frame.search_pixels,
+        chance=settings.chance,
+    )
     second = vote.log10_runner_up < -3.0 and vote.runner_up > 0.3 * vote.votes
     raised = {
-        "AMBIGUOUS": second or _doubled(frame, fit, settings),
+        "AMBIGUOUS": second or twice,
         "FEW_MATCHES": fit.matches < settings.min_matches,
         "HIGH_RMS": 1e3 * fit.rms_arcsec > settings.rms_limit_mas,
         "LOW_FRACTION": fraction < 0.15,
@@ -388,20 +402,3 @@ def _largest_shear(frame: Frame, wcs: Tpv, few: bool, settings: AstrometrySettin
         return max(settings.scale_tolerance, settings.shear_tolerance)
     half_diagonal = 0.5 * math.hypot(*frame.shape) * wcs.pixel_scale
     return max(settings.shear_tolerance, 1e-3 * settings.rms_limit_mas / half_diagonal)
-
-
-def _doubled(frame: Frame, fit: PlateFit, settings: AstrometrySettings) -> bool:
-    """Whether many of the bright detections have a companion at one and the same offset."""
-    stars = frame.x[: settings.bright], frame.y[: settings.bright]
-    # Detections share their errors of scale, so that finer bins will do than for the search.
-    width = 0.5 * settings.bin_arcsec / fit.wcs.pixel_scale
-    reach = 3.0 * frame.search_pixels
-    vote = vote_for_offset(stars, stars, frame.centre, np.zeros(1), reach, width, avoid=width)
-    # Of many faint detections few are doubled, but of the stars in the catalogue all are.
-    many = min(0.2 * stars[0].size, 0.5 * fit.matches)
-    # A list against itself has most pairs at the smallest offsets: for a small frame, or stars
-    # in a corner, many more than the mean over the reach.
-    area = max(float(np.ptp(stars[0]) * np.ptp(stars[1])), width**2)
-    expected = (2.0 * width * stars[0].size) ** 2 / area
-    chance = log10_chance(vote.votes, expected) + 2.0 * math.log10(2.0 * reach / width)
-    return max(chance, vote.log10_chance) < settings.chance and vote.votes > many

@@ -130,33 +130,48 @@ def _sample(
 
 
 @njit(cache=True)
-def _histogram(
+def _range(
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
     mesh: tuple[int, int, int, int],
+    pixels: NDArray[np.float32],
+) -> tuple[np.float32, np.float32]:
+    """Lower end and bin width of a mesh's histogram; NaN if it has too few usable pixels."""
+    n = _sample(image, mask, mesh, pixels)
+    area = (mesh[1] - mesh[0]) * (mesh[3] - mesh[2])
+    if n < MINIMUM_PIXELS or n < MINIMUM_FRACTION * min(area, pixels.size):
+        return np.float32(np.nan), np.float32(np.nan)
+    centre = _select(pixels[:n], n // 2)
+    # Sources lie above the sky: the lower quartile knows the noise better. What is below the
+    # median stands in the lower half by now.
+    quartile = (centre - _select(pixels[: n // 2], n // 4)) / np.float32(0.6745)
+    spread = max(quartile, np.float32(1e-6) * abs(centre), np.float32(1e-6))
+    width = np.float32(12.0) * spread / np.float32(_BINS)
+    return centre - np.float32(6.0) * spread, width
+
+
+@njit(cache=True)
+def _count(
+    image_row: NDArray[np.float32],
+    mask_row: NDArray[np.uint8],
     low: np.float32,
     inverse_width: np.float32,
     counts: NDArray[np.int32],
     bins: NDArray[np.int32],
 ) -> None:
     """Count the usable pixels; bins 0 and -1 take what is masked or out of range."""
-    x0, x1, y0, y1 = mesh
-    counts[:] = 0
     top = np.float32(_BINS + 1)
     zero = np.float32(0.0)
     one = np.float32(1.0)
-    columns = x1 - x0
-    row_step = 2 if columns * (y1 - y0) >= 2048 else 1
-    for y in range(y0, y1, row_step):
-        image_row = image[y, x0:x1]
-        mask_row = mask[y, x0:x1]
-        for x in range(columns):
-            value = (image_row[x] - low) * inverse_width + one
-            value = value if value > zero else zero
-            value = value if value < top else top
-            bins[x] = np.int32(value) if mask_row[x] == 0 else np.int32(0)
-        for x in range(columns):
-            counts[bins[x]] += 1
+    for x in range(image_row.size):
+        value = (image_row[x] - low) * inverse_width + one
+        value = value if value > zero else zero
+        value = value if value < top else top
+        bins[x] = np.int32(value) if mask_row[x] == 0 else np.int32(0)
+    # of unsigned type, so that no index is looked at for being negative
+    place = bins.view(np.uint32)
+    for x in range(image_row.size):
+        counts[place[x]] += 1
 
 
 @njit(cache=True)
@@ -195,54 +210,56 @@ def _clip(counts: NDArray[np.int32], centre: float, sigma: float) -> tuple[float
 
 
 @njit(cache=True)
-def _measure_mesh(
-    image: NDArray[np.float32],
-    mask: NDArray[np.uint8],
-    mesh: tuple[int, int, int, int],
-    pixels: NDArray[np.float32],
-    counts: NDArray[np.int32],
-    bins: NDArray[np.int32],
-) -> tuple[float, float]:
-    """Mode and sigma of one mesh; NaN if it has too few usable pixels."""
-    n = _sample(image, mask, mesh, pixels)
-    area = (mesh[1] - mesh[0]) * (mesh[3] - mesh[2])
-    if n < MINIMUM_PIXELS or n < MINIMUM_FRACTION * min(area, pixels.size):
-        return np.nan, np.nan
-    centre = _select(pixels[:n], n // 2)
-    # Sources lie above the sky: the lower quartile knows the noise better.
-    quartile = (centre - _select(pixels[:n], n // 4)) / np.float32(0.6745)
-    spread = max(quartile, np.float32(1e-6) * abs(centre), np.float32(1e-6))
-    low = centre - np.float32(6.0) * spread
-    width = np.float32(12.0) * spread / np.float32(_BINS)
-    _histogram(image, mask, mesh, low, np.float32(1.0) / width, counts, bins)
-    mean, median, sigma = _clip(counts, _BINS / 2.0, _BINS / 12.0)
-    # In a crowded mesh the mode's formula overshoots; its median is safer (SExtractor).
-    mode = 2.5 * median - 1.5 * mean if abs(mean - median) < 0.3 * sigma else median
-    return low + mode * width, sigma * width
-
-
-@njit(cache=True)
 def _measure(
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
     level: NDArray[np.float32],
     rms: NDArray[np.float32],
 ) -> None:
-    """Measure all meshes."""
+    """Measure all meshes, NaN for those with too few usable pixels.
+
+    The pixels are counted row by row, for all meshes of a row side by side: mesh by mesh the
+    processor would wait for every piece of every row.
+    """
     ny, nx = image.shape
     my, mx = level.shape
     pixels = np.empty(_SAMPLE, dtype=np.float32)
-    counts = np.empty(_BINS + 2, dtype=np.int32)
+    counts = np.empty((mx, _BINS + 2), dtype=np.int32)
     bins = np.empty(nx, dtype=np.int32)
+    low = np.empty(mx, dtype=np.float32)
+    width = np.empty(mx, dtype=np.float32)
+    edges = np.empty(mx + 1, dtype=np.int64)
+    for i in range(mx + 1):
+        edges[i] = -((-i * nx) // mx)
     for j in range(my):
         y0 = -((-j * ny) // my)
         y1 = -((-(j + 1) * ny) // my)
         for i in range(mx):
-            x0 = -((-i * nx) // mx)
-            x1 = -((-(i + 1) * nx) // mx)
-            level[j, i], rms[j, i] = _measure_mesh(
-                image, mask, (x0, x1, y0, y1), pixels, counts, bins
-            )
+            low[i], width[i] = _range(image, mask, (edges[i], edges[i + 1], y0, y1), pixels)
+        counts[:] = 0
+        row_step = 2 if (y1 - y0) * (nx // mx) >= 2048 else 1
+        for y in range(y0, y1, row_step):
+            for i in range(mx):
+                if not np.isnan(width[i]):
+                    image_row, mask_row = (
+                        image[y, edges[i] : edges[i + 1]],
+                        mask[y, edges[i] : edges[i + 1]],
+                    )
+                    inverse = np.float32(1.0) / width[i]
+                    _count(image_row, mask_row, low[i], inverse, counts[i], bins)
+        for i in range(mx):
+            level[j, i], rms[j, i] = _mode(counts[i], low[i], width[i])
+
+
+@njit(cache=True)
+def _mode(counts: NDArray[np.int32], low: np.float32, width: np.float32) -> tuple[float, float]:
+    """Mode and sigma of a mesh, in units of the image."""
+    if np.isnan(width):
+        return np.nan, np.nan
+    mean, median, sigma = _clip(counts, _BINS / 2.0, _BINS / 12.0)
+    # In a crowded mesh the mode's formula overshoots; its median is safer (SExtractor).
+    mode = 2.5 * median - 1.5 * mean if abs(mean - median) < 0.3 * sigma else median
+    return low + mode * width, sigma * width
 
 
 @njit(cache=True)
@@ -353,46 +370,87 @@ def _centres(n: int, length: int) -> NDArray[np.float64]:
 @njit(cache=True)
 def _subtract_rows(
     image: NDArray[np.float32],
-    coefficients: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    cubics: NDArray[np.float64],
+    rows: NDArray[np.float64],
     knots: NDArray[np.int64],
-    starts: NDArray[np.float32],
+    starts: NDArray[np.float64],
     out: NDArray[np.float32],
 ) -> None:
-    """Subtract the cubic of each row's segments; coefficients are (row, segment, power 3 to 0)."""
-    for y in range(image.shape[0]):
-        for s in range(coefficients.shape[1]):
-            c3, c2, c1, c0 = coefficients[y, s]
-            start = starts[s]
-            x0 = knots[s]
-            image_row = image[y, x0 : knots[s + 1]]
-            out_row = out[y, x0 : knots[s + 1]]
-            for x in range(image_row.size):
-                t = np.float32(x0 + x) - start
-                out_row[x] = image_row[x] - (((c3 * t + c2) * t + c1) * t + c0)
+    """Subtract a bicubic surface; where the mask says DEAD the output is zero.
+
+    The coefficients are (power down, segment down, segment across, power across), powers from
+    3 to 0; `rows` and `starts` are where the segments begin, `knots` the columns that part them.
+    """
+    ny, nx = image.shape
+    across = np.empty(cubics.shape[2:], np.float32)
+    offset = np.empty(nx, np.float32)
+    for s in range(starts.size):
+        for x in range(knots[s], knots[s + 1]):
+            offset[x] = np.float32(x) - np.float32(starts[s])
+    j = 0
+    for y in range(ny):
+        while j + 1 < rows.size and y >= rows[j + 1]:
+            j += 1
+        _cubics_of_row(cubics, j, y - rows[j], across)
+        for s in range(starts.size):
+            c3, c2, c1, c0 = across[s, 0], across[s, 1], across[s, 2], across[s, 3]
+            pixels = image[y, knots[s] : knots[s + 1]]
+            result = out[y, knots[s] : knots[s + 1]]
+            along = offset[knots[s] : knots[s + 1]]
+            for x in range(pixels.size):
+                t = along[x]
+                result[x] = pixels[x] - (((c3 * t + c2) * t + c1) * t + c0)
+        _blank_dead(mask[y if mask.shape[0] > 1 else 0], out[y])
 
 
-def _row_cubics(
+@njit(cache=True)
+def _cubics_of_row(
+    cubics: NDArray[np.float64], j: int, t: float, across: NDArray[np.float32]
+) -> None:
+    """Coefficients along one row, `t` rows into segment `j`."""
+    for s in range(across.shape[0]):
+        for p in range(4):
+            value = cubics[0, j, s, p]
+            for power in range(1, 4):
+                value = value * t + cubics[power, j, s, p]
+            across[s, p] = value
+
+
+@njit(cache=True)
+def _blank_dead(bits: NDArray[np.uint8], row: NDArray[np.float32]) -> None:
+    """Set DEAD pixels to zero."""
+    seen = np.uint8(0)
+    for x in range(bits.size):
+        seen |= bits[x]
+    if seen & _DEAD:
+        for x in range(bits.size):
+            if bits[x] & _DEAD:
+                row[x] = np.float32(0.0)
+
+
+def _bicubic(
     background: Background,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Coefficients of every row's segments, the columns that part them, and their origins."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Coefficients, rows, knots and starts as `_subtract_rows` takes them."""
     ny, nx = background.shape
     my, mx = background.level.shape
     level = background.level.astype(np.float64)
-    centres = _centres(mx, nx)
+    centres, rows = _centres(mx, nx), _centres(my, ny)
     if mx > 1:
-        cubics = CubicSpline(centres, level, axis=1, bc_type="natural").c.transpose(2, 1, 0)
+        across = CubicSpline(centres, level, axis=1, bc_type="natural").c.transpose(2, 1, 0)
     else:
-        cubics = np.zeros((my, 1, 4))
-        cubics[:, :, 3] = level
+        across = np.zeros((my, 1, 4))
+        across[:, :, 3] = level
     # A spline is linear in its values: the one down the columns may run on the coefficients.
     if my > 1:
-        down = CubicSpline(_centres(my, ny), cubics, axis=0, bc_type="natural")
-        coefficients = down(np.arange(ny))
+        cubics = CubicSpline(rows, across, axis=0, bc_type="natural").c
     else:
-        coefficients = np.repeat(cubics, ny, axis=0)
+        cubics = np.zeros((4, *across.shape))
+        cubics[3] = across
     knots = np.concatenate(([0], np.ceil(centres[1:-1]), [nx])).astype(np.int64)
-    starts = centres[: max(1, mx - 1)].astype(np.float32)
-    return coefficients.astype(np.float32), knots, starts
+    segments = max(1, my - 1), max(1, mx - 1)
+    return np.ascontiguousarray(cubics), rows[: segments[0]], knots, centres[: segments[1]]
 
 
 def subtract(
@@ -428,8 +486,6 @@ def subtract(
             f"image {image.shape} and output {out.shape} must have the shape of the frame "
             f"whose background was measured, {background.shape}"
         )
-    coefficients, knots, starts = _row_cubics(background)
-    _subtract_rows(image, coefficients, knots, starts, out)
-    if mask is not None:
-        out[(mask & _DEAD) != 0] = 0.0
+    nothing = np.zeros((1, image.shape[1]), np.uint8)
+    _subtract_rows(image, nothing if mask is None else mask, *_bicubic(background), out)
     return out

@@ -23,7 +23,9 @@ from prepipe.errors import ConfigError
 __all__ = ["Peaks", "detect", "matched_filter"]
 
 _SATURATED = np.uint8(Mask.SATURATED)
-_BLOCK = 64
+_WORD = 8
+"""Flags that are looked at in one go."""
+
 _SADDLE_SIGMA = 3.0
 _SADDLE_CONTRAST = 0.002
 _SMOOTHED_WIDTH = 1.2
@@ -192,7 +194,9 @@ def _local_maxima(
         return 0
     known = np.empty((3, nx), np.float32)
     limit = np.empty(nx, np.float32)
-    flags = np.empty(_BLOCK, np.uint8)
+    # of the pixels from the second to the last but one, filled up to whole words
+    flags = np.zeros(-(-(nx - 2) // _WORD) * _WORD, np.uint8)
+    words = flags.view(np.uint64)
     found = 0
     mesh_row = -1
     for y in range(2):
@@ -204,15 +208,16 @@ def _local_maxima(
             for x in range(nx):
                 limit[x] = threshold[mesh_row, min(x // side, threshold.shape[1] - 1)]
         above, here, below = known[(y - 1) % 3], known[y % 3], known[(y + 1) % 3]
-        for start in range(1, nx - 1, _BLOCK):
-            stop = min(start + _BLOCK, nx - 1)
-            if not _flag_maxima(above, here, below, limit, start, stop, flags):
+        if not _flag_maxima(above, here, below, limit, flags[: nx - 2]):
+            continue
+        for word in range(words.size):
+            if words[word] == 0:
                 continue
-            for x in range(start, stop):
-                if flags[x - start]:
+            for k in range(_WORD * word, _WORD * word + _WORD):
+                if flags[k]:
                     if found < y_found.size:
                         y_found[found] = y
-                        x_found[found] = x
+                        x_found[found] = k + 1
                     found += 1
     return found
 
@@ -237,28 +242,19 @@ def _flag_maxima(
     here: NDArray[np.float32],
     below: NDArray[np.float32],
     limit: NDArray[np.float32],
-    start: int,
-    stop: int,
     flags: NDArray[np.uint8],
 ) -> bool:
     """Flag the pixels that top their limit and neighbours; of equal ones the last in reading order.
 
     There is no branch, and every array starts at zero, so that this becomes vector code.
     """
-    north_west, north, north_east = (
-        above[start - 1 : stop - 1],
-        above[start:stop],
-        above[start + 1 :],
-    )
-    west, centre, east = here[start - 1 : stop - 1], here[start:stop], here[start + 1 :]
-    south_west, south, south_east = (
-        below[start - 1 : stop - 1],
-        below[start:stop],
-        below[start + 1 :],
-    )
-    least = limit[start:stop]
+    last = here.size - 1
+    north_west, north, north_east = above[: last - 1], above[1:last], above[2:]
+    west, centre, east = here[: last - 1], here[1:last], here[2:]
+    south_west, south, south_east = below[: last - 1], below[1:last], below[2:]
+    least = limit[1:last]
     hits = np.uint8(0)
-    for k in range(stop - start):
+    for k in range(last - 1):
         before = max(north_west[k], north[k], north_east[k], west[k])
         after = max(south_west[k], south[k], south_east[k], east[k])
         highest = np.uint8(centre[k] > max(after, least[k])) & np.uint8(centre[k] >= before)

@@ -1,8 +1,13 @@
-"""From a raw frame to electrons above zero: overscan, trim, bias, gain, flat, mask, variance."""
+"""From a raw frame to electrons above zero.
+
+The order is that of DESDM (``DECam_crosstalk``, ``pixcorrect``) and of LSST (``ip_isr`` with the
+settings of ``obs_decam``): overscan, crosstalk, bias, linearity, gain, flat. Saturation is judged
+on the raw ADU, before any of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from prepipe.calibrate.crosstalk import Coupling, Ghosts, gather_ghosts, sources_of
+from prepipe.calibrate.detrend_kernels import MINIMUM_FLAT, detrend_amplifier, trim_amplifier
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.overscan import Raw, overscan_levels, raw_pixels
 from prepipe.errors import PixelError
@@ -17,14 +24,7 @@ from prepipe.model import Amplifier, Box, Layout
 
 __all__ = ["MINIMUM_FLAT", "Detrended", "detrend", "overscan_subtract_trim"]
 
-MINIMUM_FLAT = 0.1
-"""A pixel with less of the typical response than this is not divided by it."""
-
-_MINIMUM_FLAT = np.float32(MINIMUM_FLAT)
-_BAD = np.uint8(Mask.BAD)
-_SATURATED = np.uint8(Mask.SATURATED)
 _DEAD = np.uint8(Mask.DEAD)
-_NO_FLAT = np.uint8(Mask.NO_FLAT)
 
 
 @dataclass(frozen=True)
@@ -50,55 +50,6 @@ class Detrended:
     variance: NDArray[np.float32]
     gain: float
     read_noise: float
-
-
-@njit(cache=True)
-def _detrend_amplifier(
-    raw: Raw,
-    x0: int,
-    y0: int,
-    levels: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    flat: NDArray[np.float32],
-    bad: NDArray[np.uint8],
-    gain: np.float32,
-    read_variance: np.float32,
-    saturation: np.float32,
-    trimmed: tuple[int, int, int, int],
-    image: NDArray[np.float32],
-    mask: NDArray[np.uint8],
-    variance: NDArray[np.float32],
-) -> None:
-    """Fill one amplifier's part of the planes; a plane of one row holds for all rows."""
-    tx0, tx1, ty0, ty1 = trimmed
-    columns = tx1 - tx0
-    zero = np.float32(0.0)
-    one = np.float32(1.0)
-    infinite = np.float32(np.inf)
-    nothing = np.uint8(0)
-    for y in range(ty0, ty1):
-        level = levels[y - ty0]
-        raw_row = raw[y0 + y - ty0, x0 : x0 + columns]
-        bias_row = bias[y if bias.shape[0] > 1 else 0, tx0:tx1]
-        flat_row = flat[y if flat.shape[0] > 1 else 0, tx0:tx1]
-        bad_row = bad[y if bad.shape[0] > 1 else 0, tx0:tx1]
-        image_row = image[y, tx0:tx1]
-        mask_row = mask[y, tx0:tx1]
-        variance_row = variance[y, tx0:tx1]
-        for x in range(columns):
-            value = np.float32(raw_row[x])
-            response = flat_row[x]
-            lit = (response > _MINIMUM_FLAT) & (response < infinite)
-            inverse = one / response if lit else one
-            electrons = (value - level - bias_row[x]) * gain
-            finite = abs(electrons) < infinite
-            electrons = electrons if finite else zero
-            image_row[x] = electrons * inverse
-            noise = (max(electrons, zero) + read_variance) * inverse * inverse
-            variance_row[x] = noise if lit & finite else infinite
-            bits = bad_row[x] | (_SATURATED if value >= saturation else nothing)
-            bits |= nothing if lit else _NO_FLAT
-            mask_row[x] = bits | (nothing if finite else _BAD)
 
 
 @njit(cache=True)
@@ -152,6 +103,16 @@ def _plane(
             f"take the {name} of this CCD"
         )
     return np.ascontiguousarray(plane, dtype=dtype)
+
+
+def _excess(
+    linearity: Mapping[str, NDArray[np.float32]] | None, amplifier: Amplifier
+) -> NDArray[np.float32]:
+    """By how much an amplifier's 0, 1, 2, ... ADU exceed the linear ones; empty without a table."""
+    table = None if linearity is None else linearity.get(amplifier.name)
+    if table is None:
+        return np.empty(0, np.float32)
+    return (np.arange(len(table), dtype=np.float64) - table).astype(np.float32)
 
 
 def _bits(bad_pixels: NDArray[np.bool_] | NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
@@ -211,11 +172,14 @@ def detrend(
     flat: NDArray[np.float32] | None = None,
     bad_pixels: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
     dead: Sequence[str] = (),
+    crosstalk: Sequence[Coupling] = (),
+    ghosts: Ghosts | None = None,
+    linearity: Mapping[str, NDArray[np.float32]] | None = None,
     out: Detrended | None = None,
 ) -> Detrended:
     """Calibrate the pixels of one CCD.
 
-    ``image = (raw - overscan - bias) * gain / flat`` and
+    ``image = linear(raw - overscan - crosstalk - bias) * gain / flat`` and
     ``variance = (max(image * flat, 0) + read_noise^2) / flat^2``: shot noise of
     what was counted plus read noise. The noise of the masters is not in it.
 
@@ -233,6 +197,13 @@ def detrend(
         Static defects: True is BAD; uint8 holds bits of `Mask`, taken over as they are.
     dead : sequence of str
         Names of amplifiers that are dead; names not in `layout` are ignored.
+    crosstalk : sequence of Coupling
+        Between the amplifiers of this CCD; those of amplifiers not in `layout` are ignored.
+    ghosts : Ghosts, optional
+        What other CCDs left in this one (`crosstalk.gather_ghosts`).
+    linearity : mapping, optional
+        By the amplifiers' names: linear ADU of 0, 1, 2, ... ADU above the bias, float32
+        (`linearity.linear_table`). An amplifier without one is taken to be linear.
     out : Detrended, optional
         An earlier result whose planes may be written over; spares a third of the
         time in a worker that calibrates one CCD after another.
@@ -257,15 +228,25 @@ def detrend(
     flat_plane = _plane(flat, shape, np.float32, 1.0, "flat")
     bad_plane = _plane(_bits(bad_pixels), shape, np.uint8, 0, "bad-pixel mask")
     result = _empty(layout, out)
-    for amplifier, levels in zip(layout.amplifiers, overscan_levels(pixels, layout), strict=True):
+    ghosts = gather_ghosts((), shape) if ghosts is None else ghosts
+    if len(ghosts.starts) != shape[0] + 1:
+        raise PixelError(
+            f"the ghosts are those of {len(ghosts.starts) - 1} rows, the trimmed CCD has "
+            f"{shape[0]}: gather them for this CCD"
+        )
+    levels = overscan_levels(pixels, layout)
+    for amplifier, level in zip(layout.amplifiers, levels, strict=True):
         box = amplifier.trimmed
         if box.empty:
             continue
-        _detrend_amplifier(
+        detrend_amplifier(
             pixels,
             amplifier.data.x0,
             amplifier.data.y0,
-            levels,
+            level,
+            sources_of(amplifier, crosstalk, layout, levels, dead),
+            ghosts,
+            _excess(linearity, amplifier),
             bias_plane,
             flat_plane,
             bad_plane,
@@ -287,7 +268,12 @@ def detrend(
 
 
 def overscan_subtract_trim(
-    raw: NDArray[Any], layout: Layout, half_width: int = 7
+    raw: NDArray[Any],
+    layout: Layout,
+    half_width: int = 7,
+    *,
+    crosstalk: Sequence[Coupling] = (),
+    linearity: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
     """Subtract the overscan and trim, as the frames of a master need it.
 
@@ -298,6 +284,11 @@ def overscan_subtract_trim(
     layout : Layout
     half_width : int
         As `overscan.smooth_rows` takes it.
+    crosstalk : sequence of Coupling
+        As `detrend` takes it; for flats.
+    linearity : mapping, optional
+        As `detrend` takes it; for flats. The few ADU of bias structure that are still in them
+        change the correction by their share of its slope only.
 
     Returns
     -------
@@ -313,6 +304,18 @@ def overscan_subtract_trim(
     _check_boxes(layout)
     trimmed = np.full(layout.trimmed_shape, np.nan, dtype=np.float32)
     levels = overscan_levels(pixels, layout, half_width)
+    nothing = gather_ghosts((), layout.trimmed_shape)
     for amplifier, level in zip(layout.amplifiers, levels, strict=True):
-        trimmed[amplifier.trimmed.slices] = pixels[amplifier.data.slices] - level[:, None]
+        box = amplifier.trimmed
+        trim_amplifier(
+            pixels,
+            amplifier.data.x0,
+            amplifier.data.y0,
+            level,
+            sources_of(amplifier, crosstalk, layout, levels),
+            nothing,
+            _excess(linearity, amplifier),
+            (box.x0, box.x1, box.y0, box.y1),
+            trimmed,
+        )
     return trimmed

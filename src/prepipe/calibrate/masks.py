@@ -26,6 +26,9 @@ INTERPOLATION_REACH = 64
 CONSTANT_FRACTION = 0.95
 """So many equal neighbours show that no noise was read: at 0.3 ADU rms it would be 0.76."""
 
+_COUNTED = 128
+"""Pixels counted in one byte."""
+
 _SATURATED = np.uint8(Mask.SATURATED)
 _UNUSABLE = np.uint8(Mask.BAD | Mask.DEAD | Mask.NO_FLAT | Mask.CORRUPT)
 
@@ -52,11 +55,21 @@ def _count(mask: NDArray[np.uint8], bits: np.uint8) -> int:
     """Pixels with one of the bits."""
     total = 0
     for y in range(mask.shape[0]):
-        row = mask[y]
-        found = 0
-        for x in range(row.size):
-            found += int((row[x] & bits) != 0)
-        total += found
+        total += _count_in_row(mask[y], bits)
+    return total
+
+
+@njit(cache=True)
+def _count_in_row(row: NDArray[np.uint8], bits: np.uint8) -> int:
+    """Pixels of a row with one of the bits."""
+    total = 0
+    for x0 in range(0, row.size, _COUNTED):
+        # Counted in bytes, which is four times as fast as in longer numbers.
+        block = row[x0 : x0 + _COUNTED]
+        found = np.uint8(0)
+        for x in range(block.size):
+            found += np.uint8((block[x] & bits) != 0)
+        total += int(found)
     return total
 
 
@@ -65,17 +78,21 @@ def _positions(
     mask: NDArray[np.uint8], bits: np.uint8
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Rows and columns of the pixels with one of the bits, row by row."""
-    total = _count(mask, bits)
-    ys = np.empty(total, dtype=np.int32)
-    xs = np.empty(total, dtype=np.int32)
+    counts = np.empty(mask.shape[0], dtype=np.int64)
+    for y in range(mask.shape[0]):
+        counts[y] = _count_in_row(mask[y], bits)
+    ys = np.empty(counts.sum(), dtype=np.int32)
+    xs = np.empty_like(ys)
     n = 0
     for y in range(mask.shape[0]):
+        if counts[y] == 0:
+            continue
         for x0 in range(0, mask.shape[1], 64):
             # Nearly all blocks are clean: one vectorised look dismisses them.
             block = mask[y, x0 : x0 + 64]
             seen = np.uint8(0)
-            for value in block:
-                seen |= value
+            for x in range(block.size):
+                seen |= block[x]
             if seen & bits:
                 for x in range(block.size):
                     if block[x] & bits:
@@ -100,11 +117,14 @@ def _trail(mask: NDArray[np.uint8], x: int, y: int) -> int:
 
 
 @njit(cache=True)
-def _mark_saturated(mask: NDArray[np.uint8], x0: int, x1: int, y0: int, y1: int) -> None:
-    """Set the bit in a rectangle, as far as it lies in the frame."""
+def _mark_saturated(mask: NDArray[np.uint8], x0: int, x1: int, y0: int, y1: int) -> int:
+    """Set the bit in a rectangle, as far as it lies in the frame; pixels that did not have it."""
+    fresh = 0
     for y in range(max(y0, 0), min(y1, mask.shape[0])):
         for x in range(max(x0, 0), min(x1, mask.shape[1])):
+            fresh += int((mask[y, x] & _SATURATED) == 0)
             mask[y, x] |= _SATURATED
+    return fresh
 
 
 @njit(cache=True)
@@ -136,15 +156,17 @@ def _grow(
     ys: NDArray[np.int32],
     xs: NDArray[np.int32],
     trails: NDArray[np.int64],
-) -> None:
-    """Mark the eight neighbours of each pixel and the surroundings of each trail."""
+) -> int:
+    """Mark the eight neighbours of each pixel and the surroundings of each trail; fresh ones."""
+    fresh = 0
     for k in range(ys.size):
-        _mark_saturated(mask, xs[k] - 1, xs[k] + 2, ys[k] - 1, ys[k] + 2)
+        fresh += _mark_saturated(mask, xs[k] - 1, xs[k] + 2, ys[k] - 1, ys[k] + 2)
     for k in range(trails.shape[0]):
         x = trails[k, 0]
-        _mark_saturated(
+        fresh += _mark_saturated(
             mask, x - 1, x + 2, trails[k, 1] - TRAIL_MARGIN, trails[k, 2] + TRAIL_MARGIN
         )
+    return fresh
 
 
 def grow_saturation(mask: NDArray[np.uint8]) -> int:
@@ -164,12 +186,10 @@ def grow_saturation(mask: NDArray[np.uint8]) -> int:
     int
         Saturated pixels after growing.
     """
-    count = int(_count(mask, _SATURATED))
-    if count in (0, mask.size):
-        return count
     ys, xs = _positions(mask, _SATURATED)
-    _grow(mask, ys, xs, _trails(mask, ys, xs))
-    return int(_count(mask, _SATURATED))
+    if ys.size in (0, mask.size):
+        return int(ys.size)
+    return int(ys.size + _grow(mask, ys, xs, _trails(mask, ys, xs)))
 
 
 @njit(cache=True)
@@ -263,16 +283,16 @@ def interpolate_bad(
 def _has_no_noise(raw: Raw, box: Box, saturation: float) -> bool:
     """Whether almost all neighbours in a sample of the rows have one value."""
     step = max(1, box.shape[0] // 64)
-    sample = raw[box.slices][::step].astype(np.float32)
+    sample = raw[box.slices][::step]
     if not np.isfinite(sample).any():
         return True
-    if np.median(sample[np.isfinite(sample)]) >= saturation:
-        return False
     axis = 1 if sample.shape[1] > 1 else 0
     differences = np.diff(sample, axis=axis)
     if differences.size < 8:
         return False
-    return float(np.mean((differences == 0) | ~np.isfinite(differences))) >= CONSTANT_FRACTION
+    if float(np.mean((differences == 0) | ~np.isfinite(differences))) < CONSTANT_FRACTION:
+        return False
+    return bool(np.median(sample[np.isfinite(sample)]) < saturation)
 
 
 def find_dead(raw: NDArray[Any], layout: Layout) -> tuple[str, ...]:

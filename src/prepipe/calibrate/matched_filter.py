@@ -33,6 +33,7 @@ def matched_filter(
     image: NDArray[np.float32],
     fwhm_px: float,
     mask: NDArray[np.uint8] | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], float]:
     """Convolve an image with a Gaussian as wide as a star.
 
@@ -48,6 +49,8 @@ def matched_filter(
         FWHM of a star, pixels.
     mask : (ny, nx) uint8 ndarray, optional
         `Mask` bits of each pixel.
+    out : (ny, nx) float32 ndarray, optional
+        Where to write; not `image` itself. Used if its shape is that of the image.
 
     Returns
     -------
@@ -68,7 +71,8 @@ def matched_filter(
         mask = np.zeros(image.shape, np.uint8)
     image, mask = check_frame(image, mask)
     taps = _half_kernel(fwhm_px)
-    filtered = np.empty(image.shape, np.float32)
+    fits = out is not None and out.shape == image.shape
+    filtered = out if out is not None and fits else np.empty(image.shape, np.float32)
     _convolve(image, mask, np.uint8(UNKNOWN), taps, filtered)
     # The kernel is an outer product: the root of its summed squares is the sum in one dimension.
     noise_gain = float(taps[0] ** 2 + 2.0 * np.sum(taps[1:] ** 2))

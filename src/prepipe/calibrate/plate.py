@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prepipe.calibrate.least_squares import clipped_fit, joint_normal, largest_error, leverage
 from prepipe.calibrate.matching import nearest_pairs
 from prepipe.calibrate.tpv import POWERS, Tpv, gnomonic
 
@@ -44,6 +45,8 @@ class Frame:
     ra, dec : ndarray, shape (m,)
         deg.
     reference_magnitude, reference_sigma_arcsec : ndarray, shape (m,)
+    reference_x, reference_y : ndarray, shape (m,)
+        Where the header's WCS puts them, pixels.
     source_index, reference_index : ndarray of int64, shapes (n,) and (m,)
         Where they came from.
     shape : tuple of int
@@ -60,6 +63,8 @@ class Frame:
     dec: Array
     reference_magnitude: Array
     reference_sigma_arcsec: Array
+    reference_x: Array
+    reference_y: Array
     source_index: Indices
     reference_index: Indices
     shape: tuple[int, int]
@@ -76,6 +81,17 @@ class Frame:
         rows, columns = self.shape
         reach = 2.0 * self.search_pixels
         return (rows + reach) * (columns + reach) / (rows * columns)
+
+    def references_on(self, detection: Indices, reference: Indices) -> Indices:
+        """Reference stars on the frame or close to it, going by the offset of some pairs."""
+        rows, columns = self.shape
+        dx = float(np.median(self.x[detection] - self.reference_x[reference]))
+        dy = float(np.median(self.y[detection] - self.reference_y[reference]))
+        x, y = self.reference_x + dx, self.reference_y + dy
+        # Errors of scale and rotation, as far as they are tolerated.
+        margin = 0.02 * math.hypot(rows, columns)
+        on = (x > -margin) & (x < columns + margin) & (y > -margin) & (y < rows + margin)
+        return np.flatnonzero(on)
 
     def grid(self, points: int) -> tuple[Array, Array]:
         """Columns and rows of ``points x points`` places from corner to corner."""
@@ -124,12 +140,41 @@ class PlateFit:
         return int(self.kept.sum())
 
 
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Matched pairs, ready to be fitted.
+
+    Parameters
+    ----------
+    detection, reference : ndarray of int64, shape (n,)
+        Indices into the `Frame`.
+    basis : ndarray, shape (n, terms)
+    target : ndarray, shape (n, 2)
+        Reference star minus detection in the tangent plane, deg.
+    variance : ndarray, shape (n,)
+        Of one coordinate, arcsec^2.
+    places : ndarray, shape (m, terms)
+        The basis at places all over the frame.
+    centre, size : tuple of float, float
+        Of the basis, deg.
+    """
+
+    detection: Indices
+    reference: Indices
+    basis: Array
+    target: Array
+    variance: Array
+    places: Array
+    centre: tuple[float, float]
+    size: float
+
+
 def match(
     frame: Frame,
     wcs: Tpv,
     radius: float,
     detections: slice = slice(None),
-    references: slice = slice(None),
+    references: slice | Indices = slice(None),
     *,
     gate: bool = True,
 ) -> tuple[Indices, Indices]:
@@ -141,8 +186,10 @@ def match(
     wcs : Tpv
     radius : float
         Pixels.
-    detections, references : slice
+    detections : slice
         Ranks in brightness to look at.
+    references : slice or ndarray of int64
+        Likewise.
     gate : bool
         Leave out pairs whose magnitudes contradict the others'.
 
@@ -151,13 +198,14 @@ def match(
     detection, reference : ndarray of int64, shape (n,)
         Indices into the `Frame`.
     """
-    rx, ry = wcs.sky_to_pixel(frame.ra[references], frame.dec[references])
+    candidates = np.arange(frame.ra.size)[references]
+    rx, ry = wcs.sky_to_pixel(frame.ra[candidates], frame.dec[candidates])
     known = np.flatnonzero(np.isfinite(rx))
     detection, reference = nearest_pairs(
         (frame.x[detections], frame.y[detections]), (rx[known], ry[known]), radius
     )
     detection = detection + (detections.start or 0)
-    reference = known[reference] + (references.start or 0)
+    reference = candidates[known[reference]]
     if gate and detection.size:
         difference = frame.reference_magnitude[reference] - frame.magnitude[detection]
         away = np.abs(difference - np.median(difference))
@@ -200,34 +248,8 @@ def fit_plate(
     PlateFit or None
         None if the pairs do not determine it.
     """
-    detection, reference = pairs
-    if detection.size <= TERMS[order]:
-        return None
-    centre, size = _local_frame(wcs, frame)
-    u, v = wcs.pixel_to_plane(frame.x[detection], frame.y[detection])
-    basis = _basis(u, v, centre, size, order)
-    xi, eta = gnomonic(frame.ra[reference], frame.dec[reference], wcs.crval)
-    target = np.stack([xi, eta], axis=-1) - np.stack(wcs.distort(u, v), axis=-1)
-    variance = frame.sigma_arcsec[detection] ** 2 + frame.reference_sigma_arcsec[reference] ** 2
-    fitted_variance = (variance + misfit_arcsec**2) / 3600.0**2
-    clipped = _clipped_fit(basis, target, fitted_variance, size if anchored else None)
-    if clipped is None:
-        return None
-    coefficients, kept, squared = clipped
-    excess = max(1.0, float((squared / fitted_variance)[kept].mean()) / 2.0)
-    weight = np.where(kept, 1.0 / (excess * fitted_variance), 0.0)
-    places = _basis(*wcs.pixel_to_plane(*frame.grid(5)), centre, size, order)
-    return PlateFit(
-        wcs=wcs.corrected(coefficients[:, 0], coefficients[:, 1], centre, size),
-        order=order,
-        detection=detection,
-        reference=reference,
-        kept=kept,
-        chi_squared=3600.0**2 * squared / variance,
-        rms_arcsec=3600.0 * math.sqrt(float(squared[kept].mean()) / 2.0),
-        leverage=_leverage(places, basis[kept]),
-        worst_arcsec=3600.0 * _worst(places, basis, weight, size if anchored else None),
-    )
+    ready = _prepared(frame, wcs, pairs, order)
+    return _fit(wcs, ready, order, misfit_arcsec, anchored=anchored)
 
 
 def best_order(
@@ -246,11 +268,12 @@ def best_order(
     PlateFit or None
         None if not even a linear fit is possible.
     """
-    best = fit_plate(frame, wcs, pairs, 1)
+    ready = _prepared(frame, wcs, pairs, max_order)
+    best = _fit(wcs, ready, 1)
     if best is not None and best.leverage > _FAR:
-        return fit_plate(frame, wcs, pairs, 1, anchored=True)
+        return _fit(wcs, ready, 1, anchored=True)
     for order in range(2, max_order + 1):
-        trial = fit_plate(frame, wcs, pairs, order)
+        trial = _fit(wcs, ready, order)
         if best is None or trial is None or trial.leverage > 1.0:
             continue
         both = best.kept & trial.kept
@@ -333,95 +356,79 @@ def _local_frame(wcs: Tpv, frame: Frame) -> tuple[tuple[float, float], float]:
     return (float(u), float(v)), half
 
 
-def _basis(u: Array, v: Array, centre: tuple[float, float], size: float, order: int) -> Array:
-    """Terms of `POWERS` up to an order, shape (n, terms)."""
-    a, b = (u - centre[0]) / size, (v - centre[1]) / size
-    return np.stack([a**i * b**j for i, j in POWERS[: TERMS[order]]], axis=-1)
-
-
-def _clipped_fit(
-    basis: Array, target: Array, variance: Array, anchor: float | None
-) -> tuple[Array, NDArray[np.bool_], Array] | None:
-    """Coefficients, which stars were kept, and the squared residuals of all."""
-    kept = np.ones(variance.size, bool)
-    for _ in range(12):
-        weight = np.where(kept, 1.0 / variance, 0.0)
-        if anchor is None:
-            solution = _least_squares(basis, target, weight)
-        else:
-            solution = _anchored_least_squares(basis, target, weight, anchor)
-        if solution is None:
-            return None
-        coefficients: Array = solution
-        squared = np.square(target - basis @ coefficients).sum(axis=1)
-        chi_squared = squared / variance
-        # The median of a squared distance in two dimensions is 2 ln 2 variances.
-        spread = float(np.median(chi_squared)) / (2.0 * math.log(2.0))
-        before, kept = kept, chi_squared <= 18.0 * max(spread, 1e-9)
-        if np.array_equal(before, kept):
-            break
-    return (coefficients, kept, squared) if kept.sum() > basis.shape[1] else None
-
-
-def _least_squares(basis: Array, target: Array, weight: Array) -> Array | None:
-    """Coefficients, shape (terms, 2); None if the stars do not determine them."""
-    weighted = weight[:, None] * basis
-    normal = basis.T @ weighted
-    if not np.linalg.cond(normal) < 1e10:
-        return None
-    return np.asarray(np.linalg.solve(normal, weighted.T @ target), np.float64)
-
-
-def _anchored_least_squares(
-    basis: Array, target: Array, weight: Array, size: float
-) -> Array | None:
-    """Linear coefficients, shape (3, 2), that `_PRIOR` holds to those of no change."""
-    both = _both_coordinates(basis)
-    normal = _anchored_normal(both, weight, size)
-    if not np.linalg.cond(normal) < 1e10:
-        return None
-    moments = np.einsum("nck,nc->k", both, weight[:, None] * target)
-    east, north, turn, scale, plus, cross = np.linalg.solve(normal, moments)
-    return np.array(
-        [[east, north], [scale + plus, turn + cross], [cross - turn, scale - plus]], np.float64
+def _prepared(frame: Frame, wcs: Tpv, pairs: tuple[Indices, Indices], order: int) -> _Pairs:
+    """Everything about some pairs that fits up to an order share."""
+    detection, reference = pairs
+    centre, size = _local_frame(wcs, frame)
+    u, v = wcs.pixel_to_plane(frame.x[detection], frame.y[detection])
+    xi, eta = gnomonic(frame.ra[reference], frame.dec[reference], wcs.crval)
+    distorted = wcs.distort(u, v)
+    return _Pairs(
+        detection=detection,
+        reference=reference,
+        basis=_basis(u, v, centre, size, order),
+        target=np.stack([xi - distorted[0], eta - distorted[1]], axis=-1),
+        variance=(
+            frame.sigma_arcsec[detection] ** 2 + frame.reference_sigma_arcsec[reference] ** 2
+        ),
+        places=_basis(*wcs.pixel_to_plane(*frame.grid(5)), centre, size, order),
+        centre=centre,
+        size=size,
     )
 
 
-def _both_coordinates(basis: Array) -> Array:
-    """Effect of the six parameters of `_PRIOR` on both coordinates, shape (n, 2, 6)."""
-    one, a, b = basis.T
-    none = np.zeros_like(one)
-    first = np.stack([one, none, -b, a, a, b], axis=-1)
-    second = np.stack([none, one, a, b, -b, a], axis=-1)
-    return np.stack([first, second], axis=1)
+def _fit(
+    wcs: Tpv, pairs: _Pairs, order: int, misfit_arcsec: float = 0.0, *, anchored: bool = False
+) -> PlateFit | None:
+    """`fit_plate` on prepared pairs."""
+    terms = TERMS[order]
+    if pairs.detection.size <= terms:
+        return None
+    basis, places = (np.ascontiguousarray(b[:, :terms]) for b in (pairs.basis, pairs.places))
+    precision = _header_precision(pairs.size) if anchored else np.zeros((2 * terms, 2 * terms))
+    variance = (pairs.variance + misfit_arcsec**2) / 3600.0**2
+    determined, coefficients, kept, squared = clipped_fit(basis, pairs.target, variance, precision)
+    if not determined:
+        return None
+    excess = max(1.0, float((squared / variance)[kept].mean()) / 2.0)
+    weight = np.where(kept, 1.0 / (excess * variance), 0.0)
+    return PlateFit(
+        wcs=wcs.corrected(coefficients[:, 0], coefficients[:, 1], pairs.centre, pairs.size),
+        order=order,
+        detection=pairs.detection,
+        reference=pairs.reference,
+        kept=kept,
+        chi_squared=3600.0**2 * squared / pairs.variance,
+        rms_arcsec=3600.0 * math.sqrt(float(squared[kept].mean()) / 2.0),
+        leverage=leverage(places, basis[kept]),
+        worst_arcsec=3600.0 * largest_error(places, joint_normal(basis, weight, precision)),
+    )
 
 
-def _anchored_normal(both: Array, weight: Array, size: float) -> Array:
-    """Normal matrix of the six parameters, `_PRIOR` included, shape (6, 6)."""
-    normal: Array = np.einsum("nck,n,ncl->kl", both, weight, both)
-    return normal + np.diag(1.0 / np.square(size * _PRIOR))
+def _basis(u: Array, v: Array, centre: tuple[float, float], size: float, order: int) -> Array:
+    """Terms of `POWERS` up to an order, shape (n, terms)."""
+    a, b = (u - centre[0]) / size, (v - centre[1]) / size
+    one = np.ones_like(a)
+    powers_a, powers_b = (one, a, a * a, a * a * a), (one, b, b * b, b * b * b)
+    return np.stack([powers_a[i] * powers_b[j] for i, j in POWERS[: TERMS[order]]], axis=-1)
 
 
-def _leverage(places: Array, basis: Array) -> float:
-    """Largest variance of the fit at some places, all stars weighing the same."""
-    normal = basis.T @ basis
-    if not np.linalg.cond(normal) < 1e10:
-        return math.inf
-    return float(np.einsum("ij,ji->i", places, np.linalg.solve(normal, places.T)).max())
-
-
-def _worst(places: Array, basis: Array, weight: Array, anchor: float | None) -> float:
-    """Largest one-dimensional formal error of the fit at some places, deg."""
-    if anchor is None:
-        normal = basis.T @ (weight[:, None] * basis)
-        moved = places[:, None, :]
-    else:
-        moved = _both_coordinates(places)
-        normal = _anchored_normal(_both_coordinates(basis), weight, anchor)
-    if not np.linalg.cond(normal) < 1e12:
-        return math.inf
-    variance = np.einsum("nck,kl,ncl->nc", moved, np.linalg.inv(normal), moved).mean(axis=1)
-    return math.sqrt(float(variance.max()))
+def _header_precision(size: float) -> Array:
+    """`_PRIOR` as an inverse covariance of linear coefficients, shape (6, 6)."""
+    half = 0.5
+    # Rows: shifts, rotation, scale and shears; columns: 1, a, b of the first and second coordinate.
+    change = np.array(
+        [
+            [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, -half, 0.0, half, 0.0],
+            [0.0, half, 0.0, 0.0, 0.0, half],
+            [0.0, half, 0.0, 0.0, 0.0, -half],
+            [0.0, 0.0, half, 0.0, half, 0.0],
+        ]
+    )
+    precision: Array = change.T @ np.diag(1.0 / np.square(size * _PRIOR)) @ change
+    return precision
 
 
 def _unit_vectors(ra: Array, dec: Array) -> Array:

@@ -76,6 +76,7 @@ def find_sources(
     fwhm_guess_px: float,
     sky_variance: float,
     snr: float = 5.0,
+    out: NDArray[np.float32] | None = None,
 ) -> tuple[Sources, Psf]:
     """Filter, detect and measure, and do so again if the stars are not as wide as supposed.
 
@@ -101,6 +102,8 @@ def find_sources(
         Typical variance of an empty pixel, e-^2.
     snr : float
         Detection threshold.
+    out : (ny, nx) float32 ndarray, optional
+        Memory for the filtered image.
 
     Returns
     -------
@@ -118,7 +121,7 @@ def find_sources(
     for factor in _WIDER:
         attempts.append(
             _find_and_refine(
-                image, mask, background_rms, box, factor * fwhm_guess_px, sky_variance, snr
+                image, mask, background_rms, box, factor * fwhm_guess_px, sky_variance, snr, out
             )
         )
         sources, psf = attempts[-1]
@@ -138,11 +141,12 @@ def _find_and_refine(
     fwhm_px: float,
     sky_variance: float,
     snr: float,
+    out: NDArray[np.float32] | None,
 ) -> tuple[Sources, Psf]:
     """Repeat with the measured width until it is the one worked with, or is lost by that."""
     found: tuple[Sources, Psf] | None = None
     for _ in range(_MOST_REPEATS + 1):
-        filtered, noise_gain = matched_filter(image, fwhm_px, mask)
+        filtered, noise_gain = matched_filter(image, fwhm_px, mask, out)
         peaks = detect(
             filtered, background_rms, mask, fwhm_px=fwhm_px, noise_gain=noise_gain, snr=snr, box=box
         )

@@ -2,6 +2,9 @@
 
 Compiled kernels, called by `prepipe.calibrate.measurement`. All of them stand in
 this one file because a compiled kernel is only rebuilt when its own file changes.
+
+A row of a cut-out is a few dozen pixels: rows are padded to whole vectors, and sums are
+kept column by column until the last row, so that all inner loops are vector code.
 """
 
 from __future__ import annotations
@@ -41,9 +44,14 @@ _BAD_PIXEL = np.int32(SourceFlag.BAD_PIXEL)
 _COSMIC_RAY = np.int32(SourceFlag.COSMIC_RAY)
 _NO_CENTROID = np.int32(SourceFlag.NO_CENTROID)
 
+_LANES = 8
+"""Rows are padded to multiples of so many pixels."""
+
 _MOST_NEIGHBOURS = 64
 _MOST_STEPS = 16
 _LAST_STEP = 2e-4
+_LEAST_SLOPE = 0.4
+_GREATEST_SLOPE = 1.5
 _CORE = 0.75
 
 
@@ -91,10 +99,15 @@ def measure_peaks(
     farthest = max(2.5, _CORE * fwhm_px)
     half = max(int(np.ceil(radii[-1] + 0.7)), reach + int(np.ceil(farthest)))
     side = 2 * half + 1
-    stamp = np.empty((side, side), np.float32)
-    trust = np.empty((side, side), np.uint8)
+    # wide enough that a window at the right side may be read in whole vectors too
+    inner = _padded(2 * reach + 1)
+    width = _padded(max(side, side - (2 * reach + 1) + inner))
+    stamp = np.empty((side, width), np.float32)
+    trust = np.empty((side, width), np.uint8)
     near = np.empty((_MOST_NEIGHBOURS, 3), np.float32)
-    window = np.empty((3, 2 * reach + 1), np.float32)
+    window = np.zeros((3, inner), np.float32)
+    sums = np.empty((5, inner), np.float32)
+    places, distance = _places(side, width), np.empty(side * width, np.float32)
     for s in range(y.size):
         row = table[s]
         flags, row["peak"] = _look_at_core(image, mask, y[s], x[s], int(_CORE * fwhm_px + 0.5))
@@ -102,22 +115,42 @@ def measure_peaks(
         if not inside:
             flags |= _EDGE
         found = _find_neighbours(peaks, cells, s, half, near)
-        if found and _give_to_neighbours(near[:found], core, trust):
+        if found and _give_to_neighbours(near[:found], core, places, trust):
             flags |= _NEIGHBOUR
             all_good = False
         if not all_good:
             _mirror(stamp, trust)
-        dx, dy, converged = _centroid(stamp, sigma, window, farthest)
+        dx, dy, converged = _centroid(stamp, reach, sigma, window, farthest)
         if not converged:
             flags |= _NO_CENTROID
         row["x"] = x[s] + dx
         row["y"] = y[s] + dy
         row["flags"] = flags
-        _shape(stamp, dx, dy, sigma, sky_variance, window, row)
+        _shape(stamp, reach, dx, dy, sigma, sky_variance, window, sums, row)
         if not converged:
             row["position_sigma"] = fwhm_px
-        _apertures(stamp, dx, dy, radii, sky_variance, flux[s], error[s])
+        _apertures(stamp, dx, dy, places, radii, sky_variance, distance, flux[s], error[s])
         row["half_light_radius"] = _half_light_radius(flux[s], radii)
+
+
+@njit(cache=True)
+def _padded(pixels: int) -> int:
+    """Next multiple of `_LANES`."""
+    return -(-pixels // _LANES) * _LANES
+
+
+@njit(cache=True)
+def _places(side: int, width: int) -> NDArray[np.float32]:
+    """Column and row of each pixel of a stamp, from its centre, in one run.
+
+    The columns that pad the stamp are infinitely far: in no circle, and nobody's.
+    """
+    places = np.full((2, side * width), np.inf, np.float32)
+    for j in range(side):
+        for i in range(side):
+            places[0, j * width + i] = i - side // 2
+            places[1, j * width + i] = j - side // 2
+    return places
 
 
 @njit(cache=True)
@@ -127,11 +160,13 @@ def _look_at_core(
     """Flags of the pixels around a peak, and the highest of them."""
     bits = np.uint8(0)
     highest = image[y, x]
+    left, right = max(0, x - max(1, reach)), min(image.shape[1], x + max(1, reach) + 1)
     for j in range(max(0, y - max(1, reach)), min(image.shape[0], y + max(1, reach) + 1)):
-        for i in range(max(0, x - max(1, reach)), min(image.shape[1], x + max(1, reach) + 1)):
-            bits |= mask[j, i]
-            if image[j, i] > highest or np.isnan(highest):
-                highest = image[j, i]
+        pixels, marks = image[j, left:right], mask[j, left:right]
+        for i in range(pixels.size):
+            bits |= marks[i]
+            if pixels[i] > highest or np.isnan(highest):
+                highest = pixels[i]
     flags = np.int32(0)
     if bits & _BAD_BITS or not np.isfinite(highest):
         flags |= _BAD_PIXEL
@@ -151,17 +186,20 @@ def _cut(
     stamp: Stamp,
     trust: Trust,
 ) -> tuple[bool, bool]:
-    """Copy pixels and judge them; whether all lie in the frame, and whether all are good."""
+    """Copy pixels and judge them; whether all lie in the frame, and whether all are good.
+
+    The columns that pad the stamp are zero and never good.
+    """
     ny, nx = image.shape
-    inside = top >= 0 and left >= 0 and top + stamp.shape[0] <= ny and left + stamp.shape[1] <= nx
-    start, stop = max(0, -left), min(stamp.shape[1], nx - left)
-    worst = _GOOD
-    for j in range(stamp.shape[0]):
-        if not inside:
-            stamp[j] = np.float32(0)
-            trust[j] = _LOST
-        if top + j < 0 or top + j >= ny:
-            continue
+    side = stamp.shape[0]
+    inside = top >= 0 and left >= 0 and top + side <= ny and left + side <= nx
+    if inside and _copy_good(image, mask, top, left, stamp):
+        trust[:] = _GOOD
+        return True, True
+    stamp[:] = np.float32(0)
+    trust[:] = _LOST
+    start, stop = max(0, -left), min(side, nx - left)
+    for j in range(max(0, -top), min(side, ny - top)):
         pixels = image[top + j, left + start : left + stop]
         bits = mask[top + j, left + start : left + stop]
         to, verdict = stamp[j, start:stop], trust[j, start:stop]
@@ -170,8 +208,33 @@ def _cut(
             lost = np.uint8(not finite) | np.uint8((bits[i] & _LOST_BITS) != 0)
             to[i] = pixels[i] if finite else np.float32(0)
             verdict[i] = lost * _LOST | np.uint8((bits[i] & _DOUBTFUL_BITS) != 0)
-            worst |= verdict[i]
-    return inside, inside and worst == _GOOD
+    return inside, False
+
+
+@njit(cache=True, fastmath=_SUMS)
+def _copy_good(
+    image: NDArray[np.float32], mask: NDArray[np.uint8], top: int, left: int, stamp: Stamp
+) -> bool:
+    """Copy pixels; False, and anything copied, if one of them is not good."""
+    side, width = stamp.shape
+    copied = min(width, image.shape[1] - left)
+    bits = np.uint8(0)
+    # zero times what is not finite is NaN
+    nothing = np.float32(0)
+    for j in range(side):
+        pixels = image[top + j, left : left + copied]
+        marks = mask[top + j, left : left + copied]
+        to = stamp[j, :copied]
+        for i in range(copied):
+            to[i] = pixels[i]
+        for i in range(copied):
+            nothing += pixels[i] * np.float32(0)
+        for i in range(copied):
+            bits |= marks[i]
+        for i in range(side, width):
+            stamp[j, i] = np.float32(0)
+    good: bool = bits & (_LOST_BITS | _DOUBTFUL_BITS) == 0 and nothing == np.float32(0)
+    return good
 
 
 @njit(cache=True)
@@ -202,27 +265,27 @@ def _find_neighbours(
 
 
 @njit(cache=True)
-def _give_to_neighbours(near: NDArray[np.float32], core: float, trust: Trust) -> bool:
+def _give_to_neighbours(
+    near: NDArray[np.float32], core: float, places: NDArray[np.float32], trust: Trust
+) -> bool:
     """Mark the pixels in which a neighbour's model is the brighter one; True if there are any.
 
     With exponent 3, comparing two Moffat profiles is comparing the cube roots of
     their heights times their squared distances.
     """
-    half = trust.shape[0] // 2
     core2 = np.float32(core * core)
+    columns, rows, given = places[0], places[1], trust.reshape(trust.size)
     taken = np.uint8(0)
-    for j in range(trust.shape[0]):
-        dy = np.float32(j - half)
-        line = trust[j]
-        for k in range(near.shape[0]):
-            x_near, ratio = near[k, 0], near[k, 2]
-            own = dy * dy + core2
-            other = (dy - near[k, 1]) * (dy - near[k, 1]) + core2
-            for i in range(line.size):
-                dx = np.float32(i - half)
-                closer = np.uint8(ratio * ((dx - x_near) * (dx - x_near) + other) < dx * dx + own)
-                line[i] |= closer * _LOST
-                taken |= closer
+    for k in range(near.shape[0]):
+        x_near, y_near, ratio = near[k, 0], near[k, 1], near[k, 2]
+        for i in range(columns.size):
+            dx, dy = columns[i], rows[i]
+            own = dx * dx + dy * dy + core2
+            dx -= x_near
+            dy -= y_near
+            closer = np.uint8(ratio * (dx * dx + dy * dy + core2) < own)
+            given[i] |= closer * _LOST
+            taken |= closer
     return bool(taken != 0)
 
 
@@ -231,51 +294,81 @@ def _mirror(stamp: Stamp, trust: Trust) -> None:
     """Replace what is not good by the good pixel on the other side of the centre."""
     last = stamp.shape[0] - 1
     for j in range(last + 1):
+        line = trust[j, : last + 1]
+        worst = _GOOD
         for i in range(last + 1):
-            if trust[j, i] == _GOOD:
+            worst |= line[i]
+        if worst == _GOOD:
+            continue
+        to, opposite, other = stamp[j], stamp[last - j], trust[last - j]
+        for i in range(last + 1):
+            if line[i] == _GOOD:
                 continue
-            if trust[last - j, last - i] == _GOOD:
-                stamp[j, i] = stamp[last - j, last - i]
-            elif trust[j, i] >= _LOST:
-                stamp[j, i] = np.float32(0)
+            if other[last - i] == _GOOD:
+                to[i] = opposite[last - i]
+            elif line[i] >= _LOST:
+                to[i] = np.float32(0)
 
 
 @njit(cache=True)
 def _set_window(
-    half: int, dx: float, dy: float, sigma: float, window: NDArray[np.float32]
+    half: int, reach: int, dx: float, dy: float, sigma: float, window: NDArray[np.float32]
 ) -> tuple[int, int]:
     """Fill in offsets from the centroid along x and the two Gaussian factors; first row, column."""
-    reach = window.shape[1] // 2
     column = min(max(int(np.floor(dx + 0.5)), reach - half), half - reach)
     row = min(max(int(np.floor(dy + 0.5)), reach - half), half - reach)
-    for k in range(window.shape[1]):
-        x = column - reach + k - dx
-        y = row - reach + k - dy
-        window[0, k] = x
-        window[1, k] = np.exp(-0.5 * (x / sigma) ** 2)
-        window[2, k] = np.exp(-0.5 * (y / sigma) ** 2)
+    for k in range(2 * reach + 1):
+        window[0, k] = column - reach + k - dx
+    _gaussian(column - dx, sigma, reach, window[1])
+    _gaussian(row - dy, sigma, reach, window[2])
     return half + row - reach, half + column - reach
+
+
+@njit(cache=True)
+def _gaussian(middle: float, sigma: float, reach: int, out: NDArray[np.float32]) -> None:
+    """Gaussian of unit height at ``middle - reach`` to ``middle + reach``.
+
+    The ratio of two neighbours is a geometric series, which spares the exponentials.
+    """
+    inverse = 1.0 / (sigma * sigma)
+    shrink = np.exp(-inverse)
+    left = right = np.exp(-0.5 * middle * middle * inverse)
+    to_left, to_right = np.exp((middle - 0.5) * inverse), np.exp(-(middle + 0.5) * inverse)
+    out[reach] = right
+    for k in range(1, reach + 1):
+        left *= to_left
+        right *= to_right
+        to_left *= shrink
+        to_right *= shrink
+        out[reach - k] = left
+        out[reach + k] = right
 
 
 @njit(cache=True, fastmath=_SUMS)
 def _centroid(
-    stamp: Stamp, sigma: float, window: NDArray[np.float32], farthest: float
+    stamp: Stamp,
+    reach: int,
+    sigma: float,
+    window: NDArray[np.float32],
+    farthest: float,
 ) -> tuple[float, float, bool]:
     """Offset of the windowed centroid from the stamp's centre.
 
-    SExtractor's XWIN_IMAGE: each step is twice the weighted mean offset.
+    SExtractor's XWIN_IMAGE: where twice the weighted mean offset, the step, vanishes.
     """
     half = stamp.shape[0] // 2
-    dx = 0.0
-    dy = 0.0
+    inner = window.shape[1]
+    offsets, across, down = window[0], window[1], window[2]
+    dx, dy = 0.0, 0.0
+    step_x, step_y = 0.0, 0.0
+    moved_x, moved_y = 0.0, 0.0
     for _ in range(_MOST_STEPS):
-        top, left = _set_window(half, dx, dy, sigma, window)
+        top, left = _set_window(half, reach, dx, dy, sigma, window)
         total, sum_x, sum_y = 0.0, 0.0, 0.0
-        offsets, across, down = window[0], window[1], window[2]
-        for j in range(window.shape[1]):
-            line = stamp[top + j, left : left + window.shape[1]]
+        for j in range(2 * reach + 1):
+            line = stamp[top + j, left : left + inner]
             line_sum, line_x = np.float32(0), np.float32(0)
-            for i in range(line.size):
+            for i in range(inner):
                 weighted = across[i] * line[i]
                 line_sum += weighted
                 line_x += weighted * offsets[i]
@@ -284,9 +377,12 @@ def _centroid(
             sum_y += down[j] * line_sum * (top + j - half - dy)
         if not total > 0.0:
             return 0.0, 0.0, False
+        before_x, before_y = step_x, step_y
         step_x, step_y = 2.0 * sum_x / total, 2.0 * sum_y / total
-        dx += step_x
-        dy += step_y
+        moved_x = step_x * _gain(moved_x, before_x, step_x)
+        moved_y = step_y * _gain(moved_y, before_y, step_y)
+        dx += moved_x
+        dy += moved_y
         if not max(abs(dx), abs(dy)) <= farthest:
             return 0.0, 0.0, False
         if step_x * step_x + step_y * step_y < _LAST_STEP * _LAST_STEP:
@@ -294,74 +390,95 @@ def _centroid(
     return dx, dy, True
 
 
+@njit(cache=True)
+def _gain(moved: float, before: float, step: float) -> float:
+    """How much farther than the step to go, as the last two steps tell (secant method)."""
+    slope = (before - step) / moved if moved != 0.0 else 1.0
+    return 1.0 / min(max(slope, _LEAST_SLOPE), _GREATEST_SLOPE)
+
+
 @njit(cache=True, fastmath=_SUMS)
 def _shape(
     stamp: Stamp,
+    reach: int,
     dx: float,
     dy: float,
     sigma: float,
     sky_variance: float,
     window: NDArray[np.float32],
+    sums: NDArray[np.float32],
     row: np.void,
 ) -> None:
-    """Moments, signal to noise and centroid error in the window."""
-    half = stamp.shape[0] // 2
-    top, left = _set_window(half, dx, dy, sigma, window)
-    total, xx, yy, xy = 0.0, 0.0, 0.0, 0.0
-    variance, variance_xx, variance_yy = 0.0, 0.0, 0.0
-    sky = np.float32(sky_variance)
-    offsets, across, down = window[0], window[1], window[2]
-    for j in range(window.shape[1]):
-        line = stamp[top + j, left : left + window.shape[1]]
-        s0, s1, s2, v0, v2 = _line_sums(line, offsets, across, sky)
-        y = top + j - half - dy
-        total += down[j] * s0
-        xx += down[j] * s2
-        xy += down[j] * s1 * y
-        yy += down[j] * s0 * y * y
-        variance += down[j] * down[j] * v0
-        variance_xx += down[j] * down[j] * v2
-        variance_yy += down[j] * down[j] * v0 * y * y
-    if not (total > 0.0 and variance > 0.0):
-        row["snr"] = 0.0
-        row["position_sigma"] = np.inf
-        row["xx"], row["yy"], row["xy"] = np.nan, np.nan, np.nan
-        return
-    xx, yy, xy = xx / total, yy / total, xy / total
-    row["snr"] = total / np.sqrt(variance)
-    row["xx"], row["yy"], row["xy"] = _without_window(xx, yy, xy, sigma * sigma)
-    # The centroid is where the weighted offset vanishes; its error is that sum's noise over its
-    # slope, -total * (1 - xx / sigma^2), which for a source as wide as the window is -total / 2.
-    slope_x = total * max(1.0 - xx / (sigma * sigma), 0.1)
-    slope_y = total * max(1.0 - yy / (sigma * sigma), 0.1)
-    row["position_sigma"] = np.sqrt(
-        0.5 * max(variance_xx / (slope_x * slope_x) + variance_yy / (slope_y * slope_y), 0.0)
-    )
-
-
-@njit(cache=True, fastmath=_SUMS)
-def _line_sums(
-    line: NDArray[np.float32],
-    offsets: NDArray[np.float32],
-    across: NDArray[np.float32],
-    sky: np.float32,
-) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
-    """Along one line: the weighted light, times offset, times its square; two sums of variance.
+    """Moments, signal to noise and centroid error in the window.
 
     A pixel's variance is that of the sky plus its light, negative or not: cutting the noise off
     at zero would add its positive half.
     """
-    light, light_x, light_xx = np.float32(0), np.float32(0), np.float32(0)
-    variance, variance_xx = np.float32(0), np.float32(0)
-    for i in range(line.size):
-        weighted = across[i] * line[i]
-        noise = across[i] * across[i] * (sky + line[i])
-        light += weighted
-        light_x += weighted * offsets[i]
-        light_xx += weighted * offsets[i] * offsets[i]
-        variance += noise
-        variance_xx += noise * offsets[i] * offsets[i]
-    return light, light_x, light_xx, variance, variance_xx
+    half = stamp.shape[0] // 2
+    inner = window.shape[1]
+    top, left = _set_window(half, reach, dx, dy, sigma, window)
+    sky = np.float32(sky_variance)
+    offsets, across, down = window[0], window[1], window[2]
+    light, light_y, light_yy = sums[0, :inner], sums[1, :inner], sums[2, :inner]
+    noise, noise_yy = sums[3, :inner], sums[4, :inner]
+    sums[:5, :inner] = np.float32(0)
+    for j in range(2 * reach + 1):
+        line = stamp[top + j, left : left + inner]
+        y = np.float32(top + j - half - dy)
+        weight = down[j]
+        for i in range(inner):
+            weighted = weight * line[i]
+            light[i] += weighted
+            light_y[i] += y * weighted
+            light_yy[i] += y * y * weighted
+        for i in range(inner):
+            variance = weight * weight * (sky + line[i])
+            noise[i] += variance
+            noise_yy[i] += y * y * variance
+    total, xx, yy, xy = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    variance, variance_xx, variance_yy = np.float32(0), np.float32(0), np.float32(0)
+    for i in range(inner):
+        weight, x = across[i], offsets[i]
+        total += weight * light[i]
+        xx += weight * x * x * light[i]
+        xy += weight * x * light_y[i]
+        yy += weight * light_yy[i]
+        variance += weight * weight * noise[i]
+        variance_xx += weight * weight * x * x * noise[i]
+        variance_yy += weight * weight * noise_yy[i]
+    _put_shape(
+        float(total),
+        (float(xx), float(yy), float(xy)),
+        (float(variance), float(variance_xx), float(variance_yy)),
+        sigma * sigma,
+        row,
+    )
+
+
+@njit(cache=True)
+def _put_shape(
+    total: float,
+    light: tuple[float, float, float],
+    variance: tuple[float, float, float],
+    window: float,
+    row: np.void,
+) -> None:
+    """Write what follows from the sums of light, xx, yy, xy, and of variance, its xx and yy."""
+    if not (total > 0.0 and variance[0] > 0.0):
+        row["snr"] = 0.0
+        row["position_sigma"] = np.inf
+        row["xx"], row["yy"], row["xy"] = np.nan, np.nan, np.nan
+        return
+    xx, yy, xy = light[0] / total, light[1] / total, light[2] / total
+    row["snr"] = total / np.sqrt(variance[0])
+    row["xx"], row["yy"], row["xy"] = _without_window(xx, yy, xy, window)
+    # The centroid is where the weighted offset vanishes; its error is that sum's noise over its
+    # slope, -total * (1 - xx / sigma^2), which for a source as wide as the window is -total / 2.
+    slope_x = total * max(1.0 - xx / window, 0.1)
+    slope_y = total * max(1.0 - yy / window, 0.1)
+    row["position_sigma"] = np.sqrt(
+        0.5 * max(variance[1] / (slope_x * slope_x) + variance[2] / (slope_y * slope_y), 0.0)
+    )
 
 
 @njit(cache=True)
@@ -384,8 +501,10 @@ def _apertures(
     stamp: Stamp,
     dx: float,
     dy: float,
+    places: NDArray[np.float32],
     radii: NDArray[np.float64],
     sky_variance: float,
+    distance: NDArray[np.float32],
     flux: NDArray[np.float64],
     error: NDArray[np.float64],
 ) -> None:
@@ -395,31 +514,24 @@ def _apertures(
     makes up for. Against exact areas, a star of 4 pixels FWHM then has 0.1 % too much in a
     radius of 2 pixels, and 0.005 % too little in one of 4.
     """
-    half = stamp.shape[0] // 2
-    distance = np.empty(stamp.shape[0], np.float32)
-    flux[:] = 0.0
-    error[:] = 0.0
-    for j in range(stamp.shape[0]):
-        y = np.float32(j - half - dy)
-        if abs(y) >= radii[-1] + 0.5:
-            continue
-        line = stamp[j]
-        for i in range(line.size):
-            x = np.float32(i - half) - np.float32(dx)
-            distance[i] = np.sqrt(x * x + y * y)
-        for k in range(radii.size):
-            rim = np.float32(np.sqrt(max(radii[k] * radii[k] - 1.0 / 12.0, 0.0)) + 0.5)
-            if abs(y) >= rim:
-                continue
-            total, squares = np.float32(0), np.float32(0)
-            for i in range(line.size):
-                covered = min(max(rim - distance[i], np.float32(0)), np.float32(1))
-                total += covered * line[i]
-                squares += covered * covered
-            flux[k] += total
-            error[k] += squares
+    side, width = stamp.shape
+    half = side // 2
+    light, columns, rows = stamp.reshape(stamp.size), places[0], places[1]
+    dx_single, dy_single = np.float32(dx), np.float32(dy)
+    for i in range(distance.size):
+        x, y = columns[i] - dx_single, rows[i] - dy_single
+        distance[i] = np.sqrt(x * x + y * y)
     for k in range(radii.size):
-        error[k] = np.sqrt(error[k] * sky_variance + max(flux[k], 0.0))
+        rim = np.float32(np.sqrt(max(radii[k] * radii[k] - 1.0 / 12.0, 0.0)) + 0.5)
+        first = max(0, half + int(np.ceil(dy - rim))) * width
+        last = min(side, half + int(np.floor(dy + rim)) + 1) * width
+        total, squares = np.float32(0), np.float32(0)
+        for i in range(np.uint64(first), np.uint64(last)):
+            covered = min(max(rim - distance[i], np.float32(0)), np.float32(1))
+            total += covered * light[i]
+            squares += covered * covered
+        flux[k] = total
+        error[k] = np.sqrt(squares * sky_variance + max(total, np.float32(0)))
 
 
 @njit(cache=True)

@@ -15,37 +15,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
-from typing import Protocol
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from prepipe.calibrate.wcs_cards import (
+    IDENTITY,
+    POWERS,
+    PV1_PLACE,
+    PV2_PLACE,
+    Header,
+    check_conventions,
+    finite_number,
+    linear_matrix,
+    projection,
+    read_distortion,
+)
 from prepipe.errors import HeaderError
 
 __all__ = ["POWERS", "Header", "Tpv", "gnomonic"]
 
 Array = NDArray[np.float64]
 
-POWERS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3))
-"""Powers of the first and second coordinate in a cubic, by rising order: 1, 3, 6, 10 terms."""
-
-IDENTITY = np.array([0.0, 1.0, *[0.0] * 9])
-
-# Where each of POWERS stands among PVi_0..PVi_10 (PVi_3 is the radius and stands apart).
-PV1_PLACE = np.array([0, 1, 2, 4, 5, 6, 7, 8, 9, 10])
-# In PV2 the two coordinates change places.
-PV2_PLACE = np.array([0, 2, 1, 6, 5, 4, 10, 9, 8, 7])
 # PV of one axis, written with the coordinates of the other.
 SWAPPED = np.array([0, 2, 1, 3, 6, 5, 4, 10, 9, 8, 7])
 
 
-class Header(Protocol):
-    """What `Tpv.from_header` needs of a header: a dict will do, or an astropy Header."""
-
-    def get(self, key: str, default: object = None, /) -> object:
-        """Value of the card `key`."""
+_PREFIXES = ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD", "CROTA", "PC", "PV", "LONPOLE", "A_", "B_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +216,7 @@ class Tpv:
 
     @classmethod
     def from_header(cls, header: Header | Mapping[str, object]) -> Tpv:
-        """Read a TPV or TAN header.
+        """Read a TPV or TAN header, or one with a cubic SIP, which is a TPV as well.
 
         CD is taken as it is, or from CDELT with PC or CROTA2. A TAN with PV cards of
         the second axis is the old spelling of TPV by SCAMP and read as such.
@@ -232,27 +231,20 @@ class Tpv:
             If a card is missing, not a finite number, or asks for another projection
             or for terms beyond order 3, or if CD is singular.
         """
-        first, second = (str(header.get(f"CTYPE{i}", "")).strip().upper() for i in (1, 2))
-        if (first, second) not in {("RA---TPV", "DEC--TPV"), ("RA---TAN", "DEC--TAN")}:
-            raise HeaderError(
-                f"CTYPE1, CTYPE2 = {first!r}, {second!r} is no projection known here:"
-                " RA---TPV, DEC--TPV or RA---TAN, DEC--TAN is needed"
-            )
-        _check_conventions(header)
-        scamp = any(header.get(f"PV2_{m}") is not None for m in range(11))
-        pv = [
-            _distortion(header, axis) if first.endswith("TPV") or scamp else IDENTITY.copy()
-            for axis in (1, 2)
-        ]
-        cd = _linear_matrix(header)
+        # An astropy Header takes its time to say that it lacks a card, and most PV are lacking.
+        header = {key: header.get(key) for key in header if key.startswith(_PREFIXES)}
+        kind = projection(header)
+        check_conventions(header)
+        cd = linear_matrix(header)
         if not abs(np.linalg.det(cd)) > 1e-8 * float(np.abs(cd).max()) ** 2:
             raise HeaderError(f"the WCS matrix CD {cd.tolist()} is singular: give the true one")
+        pv1, pv2 = read_distortion(header, kind, cd)
         return cls(
-            crval=np.array([_number(header, "CRVAL1"), _number(header, "CRVAL2")]),
-            crpix=np.array([_number(header, "CRPIX1"), _number(header, "CRPIX2")]),
+            crval=np.array([finite_number(header, f"CRVAL{i}") for i in (1, 2)]),
+            crpix=np.array([finite_number(header, f"CRPIX{i}") for i in (1, 2)]),
             cd=cd,
-            pv1=pv[0],
-            pv2=pv[1],
+            pv1=pv1,
+            pv2=pv2,
         )
 
 
@@ -277,69 +269,22 @@ def gnomonic(ra: Array, dec: Array, centre: Array) -> tuple[Array, Array]:
     return xi, eta
 
 
-def _number(header: Header | Mapping[str, object], key: str, default: float | None = None) -> float:
-    """Finite float of a card."""
-    value = header.get(key)
-    if value is None and default is not None:
-        return default
-    if value is None:
-        raise HeaderError(f"the WCS card {key} is missing: the frame cannot be placed on the sky")
-    if isinstance(value, bool | str) or not isinstance(value, int | float | np.number):
-        raise HeaderError(f"the WCS card {key} = {value!r} is not a number")
-    if not math.isfinite(value):
-        raise HeaderError(f"the WCS card {key} = {value!r} is not finite")
-    return float(value)
-
-
-def _check_conventions(header: Header | Mapping[str, object]) -> None:
-    """Refuse units and native poles that would be read wrongly without notice."""
-    for key in ("CUNIT1", "CUNIT2"):
-        unit = str(header.get(key) or "deg").strip().lower()
-        if unit not in {"deg", "degree", "degrees"}:
-            raise HeaderError(f"the WCS card {key} = {unit!r} is not in degrees")
-    if _number(header, "LONPOLE", 180.0) != 180.0:
-        raise HeaderError(f"the WCS card LONPOLE = {header.get('LONPOLE')!r} is not 180 degrees")
-    if not -90.0 <= _number(header, "CRVAL2") <= 90.0:
-        raise HeaderError(f"the WCS card CRVAL2 = {header.get('CRVAL2')!r} is no declination")
-
-
-def _distortion(header: Header | Mapping[str, object], axis: int) -> Array:
-    """PV cards of one axis, shape (11,)."""
-    for m in range(11, 40):
-        if _number(header, f"PV{axis}_{m}", 0.0) != 0.0:
-            raise HeaderError(f"the WCS card PV{axis}_{m} is beyond order 3, which is not read")
-    return np.array([_number(header, f"PV{axis}_{m}", float(m == 1)) for m in range(11)])
-
-
-def _linear_matrix(header: Header | Mapping[str, object]) -> Array:
-    """CD, or what CDELT with PC or CROTA2 say instead (Calabretta & Greisen 2002, 6.1)."""
-    places = [(1, 1), (1, 2), (2, 1), (2, 2)]
-    if any(header.get(f"CD{i}_{j}") is not None for i, j in places):
-        # An absent CDi_j is zero once another is given (FITS standard 4.0, 8.1.2).
-        values = [_number(header, f"CD{i}_{j}", 0.0) for i, j in places]
-        return np.array(values).reshape(2, 2)
-    if header.get("CDELT1") is None:
-        raise HeaderError("the WCS cards CD1_1 to CD2_2 are missing: the pixel scale is not known")
-    delta = np.array([_number(header, "CDELT1"), _number(header, "CDELT2")])
-    if any(header.get(f"PC{i}_{j}") is not None for i, j in places):
-        values = [_number(header, f"PC{i}_{j}", float(i == j)) for i, j in places]
-        from_pc: Array = delta[:, None] * np.array(values).reshape(2, 2)
-        return from_pc
-    angle = math.radians(_number(header, "CROTA2", 0.0))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    from_crota: Array = np.array([[cosine, -sine], [sine, cosine]]) * delta
-    return from_crota
-
-
 def _expanded(coefficients: Array, centre: tuple[float, float], scale: float) -> Array:
     """Coefficients of the local polynomial in ``(u, v)`` themselves, shape (10,)."""
-    result = np.zeros(len(POWERS))
-    for (i, j), value in zip(POWERS, coefficients, strict=False):
+    expanded: Array = _expansion(centre, scale)[:, : len(coefficients)] @ coefficients
+    return expanded
+
+
+@lru_cache(maxsize=8)
+def _expansion(centre: tuple[float, float], scale: float) -> Array:
+    """What each local term contributes to each of `POWERS`, shape (10, 10)."""
+    matrix = np.zeros((len(POWERS), len(POWERS)))
+    for term, (i, j) in enumerate(POWERS):
         for p, q in product(range(i + 1), range(j + 1)):
             binomial = math.comb(i, p) * math.comb(j, q)
             shift = (-centre[0]) ** (i - p) * (-centre[1]) ** (j - q)
-            result[POWERS.index((p, q))] += value * binomial * shift / scale ** (i + j)
-    return result
+            matrix[POWERS.index((p, q)), term] += binomial * shift / scale ** (i + j)
+    return matrix
 
 
 def _polynomial(p: Array, x: Array, y: Array) -> Array:
@@ -368,8 +313,8 @@ def _slopes(p: Array, x: float, y: float) -> tuple[float, float]:
     """Its derivatives by the first and the second coordinate."""
     by_x = p[1] + 2 * x * p[4] + y * p[5] + 3 * x * x * p[7] + 2 * x * y * p[8] + y * y * p[9]
     by_y = p[2] + x * p[5] + 2 * y * p[6] + x * x * p[8] + 2 * x * y * p[9] + 3 * y * y * p[10]
-    radius = math.sqrt(x * x + y * y)
-    if p[3] != 0.0 and radius > 0.0:
+    if p[3] != 0.0 and (x != 0.0 or y != 0.0):
+        radius = math.sqrt(x * x + y * y)
         by_x += p[3] * x / radius
         by_y += p[3] * y / radius
     return by_x, by_y

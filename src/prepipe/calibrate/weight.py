@@ -25,16 +25,22 @@ def _inverse(
     """Fill `weight`."""
     one = np.float32(1.0)
     nothing = np.float32(0.0)
+    # a row of its own, since `weight` may be `variance`: what may overlap is no vector code
+    row = np.empty(variance.shape[1], np.float32)
     for y in range(variance.shape[0]):
-        noise, bits, row = variance[y], mask[y], weight[y]
+        noise, bits = variance[y], mask[y]
         for x in range(row.size):
             inverse = one / noise[x]
             usable = (bits[x] & weightless == 0) & (inverse > nothing)
             row[x] = max(inverse, smallest) if usable else nothing
+        weight[y] = row
 
 
 def inverse_variance(
-    variance: NDArray[np.float32], mask: NDArray[np.uint8], smallest: float = 0.0
+    variance: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    smallest: float = 0.0,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Weight of each pixel: one over its variance, zero where it cannot be trusted.
 
@@ -47,12 +53,14 @@ def inverse_variance(
     smallest : float
         Weights below this one, but not zero, are raised to it, lest they vanish when the
         plane is stored in steps.
+    out : ndarray of float32, shape (ny, nx), optional
+        Where to write; may be `variance` itself.
 
     Returns
     -------
     ndarray of float32, shape (ny, nx)
         In one over the unit of `variance`.
     """
-    weight = np.empty_like(variance)
+    weight = np.empty_like(variance) if out is None else out
     _inverse(variance, mask, WEIGHTLESS, np.float32(smallest), weight)
     return weight

@@ -17,7 +17,15 @@ import numpy as np
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from prepipe.cameras.base import ColourTerms, card, number, parse_utc
+from prepipe.cameras.base import (
+    ColourTerms,
+    band_name,
+    card,
+    exposure_number,
+    exposure_time,
+    number,
+    parse_utc,
+)
 from prepipe.errors import HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
@@ -105,17 +113,14 @@ class Decam:
         """Read what was observed, and when; see `Camera.exposure`."""
         start = parse_utc(str(card(header, "DATE-OBS")))
         kind = KINDS.get(str(card(header, "OBSTYPE")).strip().lower(), Kind.OTHER)
-        expnum = number(header, "EXPNUM")
-        if expnum < 0 or expnum != int(expnum):
-            raise HeaderError(f"card EXPNUM says {expnum}, which is no exposure number")
         return Exposure(
             camera=self.name,
-            number=int(expnum),
+            number=exposure_number(header, "EXPNUM"),
             kind=kind,
             field=str(header.get("OBJECT", "")).strip(),
             band="" if kind is Kind.ZERO else _band(str(header.get("FILTER", ""))),
             start=start,
-            exposure_s=number(header, "EXPTIME"),
+            exposure_s=exposure_time(header, "EXPTIME"),
             night=Night.of(start),
         )
 
@@ -169,7 +174,7 @@ class Decam:
 
 
 def _band(filter_name: str) -> str:
-    first = filter_name.split(" ", maxsplit=1)[0]
+    first = band_name(filter_name)
     return "" if first in {"", "solid", "none", "None"} else first
 
 
@@ -182,9 +187,10 @@ def _section(header: Header, keyword: str) -> Box:
 
 def _cut(header: Header, shape: tuple[int, int], window: tuple[int, int]) -> Layout:
     """Clip the sections of the full CCD to a frame that begins at `window`."""
+    whole = {name: _section(header, f"DATASEC{name}") for name in "AB"}
     boxes = {}
     for name in "AB":
-        data = _section(header, f"DATASEC{name}").shifted(-window[0], -window[1]).clipped(shape)
+        data = whole[name].shifted(-window[0], -window[1]).clipped(shape)
         bias = _section(header, f"BIASSEC{name}").shifted(-window[0], -window[1]).clipped(shape)
         if not data.empty:
             boxes[name] = (data, None if bias.empty else bias)
@@ -196,6 +202,7 @@ def _cut(header: Header, shape: tuple[int, int], window: tuple[int, int]) -> Lay
         max(data.y1 for data, _ in boxes.values()) - y0,
         max(data.x1 for data, _ in boxes.values()) - x0,
     )
+    orders = {name: _read_order(header, name) for name in boxes}
     amplifiers = tuple(
         Amplifier(
             name=name,
@@ -205,10 +212,42 @@ def _cut(header: Header, shape: tuple[int, int], window: tuple[int, int]) -> Lay
             gain=number(header, f"GAIN{name}"),
             read_noise=number(header, f"RDNOISE{name}"),
             saturation=number(header, f"SATURAT{name}"),
+            read_order=orders[name],
+            read_before=_read_before(data.shifted(*window), whole[name], orders[name]),
         )
         for name, (data, bias) in boxes.items()
     )
-    return Layout(shape, trimmed, amplifiers, origin=(x0, y0), window=window)
+    corner = min(box.x0 for box in whole.values()), min(box.y0 for box in whole.values())
+    return Layout(
+        shape,
+        trimmed,
+        amplifiers,
+        origin=(x0, y0),
+        window=window,
+        trimmed_window=(x0 + window[0] - corner[0], y0 + window[1] - corner[1]),
+        whole_shape=None if shape == RAW_SHAPE else RAW_SHAPE,
+    )
+
+
+def _read_order(header: Header, name: str) -> tuple[int, int]:
+    """Direction of read-out, from the card that gives the amplifier's part in read order.
+
+    A and B of a CCD are mirrored in x. In the raw file the CCDs of the southern half are
+    turned: their first row read is the last one written (AMPSECA ``[2048:1025,4096:1]``), and
+    A is their right half, so that both differ in sign from the northern ones.
+    """
+    try:
+        return Box.read_order(str(card(header, f"AMPSEC{name}")))
+    except ValueError as error:
+        raise HeaderError(f"card AMPSEC{name}: {error}") from None
+
+
+def _read_before(part: Box, whole: Box, order: tuple[int, int]) -> tuple[int, int]:
+    """Columns and rows of an amplifier that were read before those of a part of it."""
+    return (
+        part.x0 - whole.x0 if order[0] > 0 else whole.x1 - part.x1,
+        part.y0 - whole.y0 if order[1] > 0 else whole.y1 - part.y1,
+    )
 
 
 def _cut_out(header: Header, pixels: NDArray[Any]) -> Layout:

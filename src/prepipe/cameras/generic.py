@@ -12,6 +12,7 @@ Example
 
     [cards]                         # which card says what; a missing line takes the default
     number = "FRAME"                # exposure number
+    kind = "FLAVOR"                 # object, zero, dome flat, ...
     ccd = "CAMCOL"
     date = "DATE-OBS"               # date, or date and time
     time = "TAIHMS"                 # time of day, where DATE-OBS is a date only
@@ -24,10 +25,17 @@ Example
     gain = 4.7                      # e- / ADU
     read_noise = 5.0                # e-
     saturation = 60000.0            # ADU
+
+    [bands.r]                       # what is different, or known, in one band
+    gain = 4.76                     # and the others of [detector]
+    clear_sky_zero_point = 26.8     # magnitude of 1 e-/s at the zenith
+    gaia_terms = [-0.13, 0.25]      # G - r = sum of c_i (BP - RP)^i, magnitudes of Vega,
+    gaia_colours = [0.2, 2.7]       # for stars of these BP - RP
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
 from datetime import datetime
 from pathlib import Path
@@ -37,19 +45,27 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prepipe.cameras.base import ColourTerms, card, number, parse_utc
+from prepipe.cameras.base import (
+    ColourTerms,
+    band_name,
+    card,
+    exposure_number,
+    exposure_time,
+    number,
+    parse_utc,
+)
 from prepipe.errors import ConfigError, HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
-__all__ = ["Cards", "Description", "Detector", "GenericCamera"]
+__all__ = ["BandTable", "Cards", "Description", "Detector", "GenericCamera"]
 
 KINDS = {
-    "zero": Kind.ZERO,
-    "bias": Kind.ZERO,
-    "flat": Kind.DOME_FLAT,
-    "dome flat": Kind.DOME_FLAT,
-    "domeflat": Kind.DOME_FLAT,
+    **dict.fromkeys(("zero", "bias", "bias frame"), Kind.ZERO),
+    **dict.fromkeys(("flat", "flat field", "dome flat", "domeflat"), Kind.DOME_FLAT),
+    **dict.fromkeys(("", "object", "science", "standard", "light", "light frame"), Kind.OBJECT),
+    "expose": Kind.OBJECT,
 }
+"""What cameras write about a frame, in lower case; anything else is `Kind.OTHER`."""
 
 
 class Cards(BaseModel):
@@ -84,6 +100,20 @@ class Detector(BaseModel):
     saturation: float = Field(60000.0, gt=0)
 
 
+class BandTable(BaseModel):
+    """What is different, or known, in one band; None leaves it to `Detector`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bias_level: float | None = None
+    gain: float | None = Field(None, gt=0)
+    read_noise: float | None = Field(None, ge=0)
+    saturation: float | None = Field(None, gt=0)
+    clear_sky_zero_point: float | None = None
+    gaia_terms: tuple[float, ...] = ()
+    gaia_colours: tuple[float, float] = (-math.inf, math.inf)
+
+
 class Description(BaseModel):
     """The whole TOML file."""
 
@@ -96,6 +126,7 @@ class Description(BaseModel):
     edge_columns: int = Field(0, ge=0)
     cards: Cards = Cards()
     detector: Detector = Detector()
+    bands: dict[str, BandTable] = {}
 
 
 class GenericCamera:
@@ -140,15 +171,15 @@ class GenericCamera:
         if cards.time:
             moment = f"{moment.split('T', maxsplit=1)[0]}T{card(header, cards.time)}"
         start = parse_utc(moment)
-        kind = KINDS.get(self._text(header, cards.kind).lower(), Kind.OBJECT)
+        kind = KINDS.get(self._text(header, cards.kind).lower(), Kind.OTHER)
         return Exposure(
             camera=self.name,
-            number=int(number(header, cards.number)),
+            number=exposure_number(header, cards.number),
             kind=kind,
             field=self._text(header, cards.field),
-            band="" if kind is Kind.ZERO else self._text(header, cards.band).split(" ")[0],
+            band="" if kind is Kind.ZERO else self._band_of(header),
             start=start,
-            exposure_s=number(header, cards.exposure_s),
+            exposure_s=exposure_time(header, cards.exposure_s),
             night=Night.of(start, self._description.turn_hour),
         )
 
@@ -164,7 +195,7 @@ class GenericCamera:
         """One amplifier; the whole frame where no section is given; see `Camera.layout`."""
         if pixels.ndim != 2:
             raise HeaderError(f"a CCD has two axes, this frame has {pixels.ndim}")
-        cards, detector = self._description.cards, self._description.detector
+        cards, detector = self._description.cards, self._detector_of(header)
         shape = (pixels.shape[0], pixels.shape[1])
         data = self._section(header, cards.data_section) or Box(0, shape[1], 0, shape[0])
         data = data.clipped(shape)
@@ -195,16 +226,26 @@ class GenericCamera:
         return ()
 
     def clear_sky_zero_point(self, band: str) -> float | None:
-        """Not known; see `Camera.clear_sky_zero_point`."""
-        return None
+        """As described; see `Camera.clear_sky_zero_point`."""
+        return self._description.bands.get(band, BandTable()).clear_sky_zero_point
 
     def gaia_colour_terms(self, band: str) -> ColourTerms | None:
-        """Not known; see `Camera.gaia_colour_terms`."""
-        return None
+        """As described; see `Camera.gaia_colour_terms`."""
+        table = self._description.bands.get(band, BandTable())
+        return ColourTerms(table.gaia_terms, *table.gaia_colours) if table.gaia_terms else None
 
     def focal_plane(self) -> dict[int, tuple[float, float, float, float]]:
         """Not known: pictures lay the CCDs out in a grid; see `Camera.focal_plane`."""
         return {}
+
+    def _band_of(self, header: Header) -> str:
+        return band_name(self._text(header, self._description.cards.band))
+
+    def _detector_of(self, header: Header) -> Detector:
+        """The detector's values, as they are in the band of this frame."""
+        table = self._description.bands.get(self._band_of(header), BandTable())
+        known = table.model_dump(include=set(Detector.model_fields), exclude_none=True)
+        return self._description.detector.model_copy(update=known)
 
     @staticmethod
     def _text(header: Header, keyword: str) -> str:

@@ -25,6 +25,7 @@ MODULES = (
     "library",
     "calibrate",
     "look",
+    "wcs",
     "status",
     "again",
     "refcat",

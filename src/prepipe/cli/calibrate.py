@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +19,17 @@ from prepipe.model import Kind
 
 if TYPE_CHECKING:
     from prepipe.cameras import Camera
-    from prepipe.config import Calibration, Site
+    from prepipe.compute.local import LocalCompute
+    from prepipe.config import Calibration, ProductForm, Site
     from prepipe.engines.base import Order, Outcome
     from prepipe.model import Exposure
 
 __all__ = ["register"]
 
 PACKET = ".packet"
+
+Place = tuple[Path, int | None]
+"""A file, and the HDU of one of its CCDs."""
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +39,7 @@ def register(app: typer.Typer) -> None:
         calibrate,
         "prepipe calibrate DECam_00941420.fits.fz --refcat gaia.fits --cals cals --out products",
         "prepipe calibrate *.packet --refcat stars.csv --columns ra=RA_J2000,dec=DE_J2000 --out p",
+        "prepipe calibrate X.fits.fz --crosstalk xtalk.txt --bad-pixels bpm --out products",
     )
 
 
@@ -51,14 +58,31 @@ def calibrate(
     cals: Annotated[
         Path | None, typer.Option(help="Masters made by make-cals; without, none is applied.")
     ] = None,
+    crosstalk: Annotated[Path | None, typer.Option(help="Table of crosstalk.")] = None,
+    linearity: Annotated[Path | None, typer.Option(help="Table of linearity.")] = None,
+    bad_pixels: Annotated[
+        Path | None, typer.Option(help="Map of bad pixels, or a directory of maps.")
+    ] = None,
     camera: CameraName = None,
     config: OptionalConfig = None,
+    wcs: Annotated[
+        str | None, typer.Option(help="tpv, or sip: how the products tell their distortion.")
+    ] = None,
+    catalogue: Annotated[
+        str | None, typer.Option(help="Source tables as fits, parquet or both.")
+    ] = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="quantised, or float: every bit, five times the size.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="CCDs calibrated at the same time.")] = 1,
     json: Json = False,
 ) -> None:
     """Calibrate raw exposures or packets, without journal or queue."""
     site = site_of(config, camera)
-    settings = _calibration(site, refcat, columns)
+    tables = {"crosstalk": crosstalk, "linearity": linearity, "bad_pixels": bad_pixels}
+    settings = _with_tables(_calibration(site, refcat, columns), tables)
+    form = _form(settings.output, wcs=wcs, catalogue=catalogue, pixels=pixels)
+    settings = settings.model_copy(update={"output": form})
     if cals is not None and not cals.exists():
         raise ConfigError(f"the directory of masters, {cals}, does not exist")
     writable(out, "--out")
@@ -70,20 +94,17 @@ def calibrate(
         "products": out,
     }
     orders = list(_orders(files, base, cals, failures))
-    done: list[tuple[Order, Outcome]] = []
-    with progress("calibrating", len(orders)) as advance:
-        for order, outcome in _carried_out(orders, workers):
-            name = order.source.name if order.hdu is None else f"{order.source}[{order.hdu}]"
-            if isinstance(outcome, PrepipeError):
-                failures.add(name, outcome)
-            else:
-                done.append((order, outcome))
-            advance(name)
-    done.sort(key=lambda pair: (pair[1].exposure.number, pair[1].ccd.number))
+    with _pool(min(workers, len(orders))) as compute:
+        done = _calibrated(orders, compute, failures)
+        while again := _second_tries(done):
+            for order in again:
+                del done[order.source, order.hdu]
+            done |= _calibrated(again, compute, failures, "trying again with what others tell")
+    pairs = sorted(done.values(), key=lambda pair: (pair[1].exposure.number, pair[1].ccd.number))
     if json:
-        print_json({"ccds": [_as_json(*pair) for pair in done], "failed": failures.reasons})
-    elif done:
-        _show([outcome for _, outcome in done])
+        print_json({"ccds": [_as_json(*pair) for pair in pairs], "failed": failures.reasons})
+    elif pairs:
+        _show([outcome for _, outcome in pairs])
     failures.finish()
 
 
@@ -108,6 +129,28 @@ def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibr
         raise ConfigError(
             f"{error}, with `[calibration] columns` or --columns ra=RA_J2000,mag=rmag"
         ) from error
+    return settings
+
+
+def _form(form: ProductForm, **told: str | None) -> ProductForm:
+    """How the products are written: as the settings say, or an option instead."""
+    from pydantic import ValidationError
+
+    given = {name: value for name, value in told.items() if value is not None}
+    try:
+        return type(form).model_validate(form.model_dump() | given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(f"--{fault['loc'][0]} {fault['input']}: {fault['msg']}") from error
+
+
+def _with_tables(settings: Calibration, tables: dict[str, Path | None]) -> Calibration:
+    """The settings with the tables of the detector that were given, each looked at once."""
+    from prepipe.engines.corrections import check_tables
+
+    given = {name: path for name, path in tables.items() if path is not None}
+    settings = settings.model_copy(update=given)
+    check_tables(settings)
     return settings
 
 
@@ -164,32 +207,78 @@ def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[tuple[int |
     return exposure, ccds
 
 
+def _calibrated(
+    orders: list[Order], compute: LocalCompute | None, failures: Failures, what: str = "calibrating"
+) -> dict[Place, tuple[Order, Outcome]]:
+    """What came of the orders, by file and HDU; those that failed are noted."""
+    done = {}
+    with progress(what, len(orders)) as advance:
+        for order, outcome in _carried_out(orders, compute):
+            name = order.source.name if order.hdu is None else f"{order.source}[{order.hdu}]"
+            if isinstance(outcome, PrepipeError):
+                failures.add(name, outcome)
+            else:
+                done[order.source, order.hdu] = (order, outcome)
+            advance(name)
+    return done
+
+
+def _second_tries(done: dict[Place, tuple[Order, Outcome]]) -> list[Order]:
+    """CCDs whose WCS failed, with what the others tell of the pointing; each rung once."""
+    from prepipe.quality.rescue import Pointing, can_be_helped, new_hints
+
+    def pointing(outcome: Outcome) -> Pointing:
+        found, exposure = outcome.reduction, outcome.exposure
+        east, north = found.offset_east_arcsec, found.offset_north_arcsec
+        shift = None if east is None or north is None else (east, north)
+        return Pointing(exposure.number, outcome.ccd.number, exposure.field, shift)
+
+    told = [pointing(outcome) for _, outcome in done.values()]
+    again = []
+    for order, outcome in done.values():
+        found = outcome.reduction
+        tried = {attempt.rung for attempt in found.wcs_tries} | {hint.rung for hint in order.hints}
+        if can_be_helped(found.flags) and outcome.exposure.kind is Kind.OBJECT:
+            hints = new_hints(pointing(outcome), told, tried)
+            again += [replace(order, hints=hints)] if hints else []
+    return again
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[LocalCompute | None]:
+    """Workers for all rounds; None where this process does the work itself."""
+    if workers <= 1:
+        yield None
+        return
+    from prepipe.compute.local import LocalCompute
+
+    compute = LocalCompute(workers)
+    try:
+        yield compute
+    finally:
+        compute.close()
+
+
 def _carried_out(
-    orders: list[Order], workers: int
+    orders: list[Order], compute: LocalCompute | None
 ) -> Iterator[tuple[Order, Outcome | PrepipeError]]:
+    from concurrent.futures import as_completed
+
     from prepipe.engines.builtin import carry_out
 
-    if workers == 1 or len(orders) == 1:
+    if compute is None:
         for order in orders:
             try:
                 yield order, carry_out(order)
             except PrepipeError as error:
                 yield order, error
         return
-    from concurrent.futures import as_completed
-
-    from prepipe.compute.local import LocalCompute
-
-    compute = LocalCompute(min(workers, len(orders)))
-    try:
-        running = {compute.submit(carry_out, order): order for order in orders}
-        for future in as_completed(running):
-            try:
-                yield running[future], future.result()
-            except PrepipeError as error:
-                yield running[future], error
-    finally:
-        compute.close()
+    running = {compute.submit(carry_out, order): order for order in orders}
+    for future in as_completed(running):
+        try:
+            yield running[future], future.result()
+        except PrepipeError as error:
+            yield running[future], error
 
 
 def _as_json(order: Order, outcome: Outcome) -> dict[str, Any]:
@@ -203,6 +292,7 @@ def _as_json(order: Order, outcome: Outcome) -> dict[str, Any]:
         "reasons": outcome.grade.reasons,
         "wcs_rms_mas": found.wcs_rms_mas,
         "wcs_matches": found.wcs_matches,
+        "wcs_tries": [asdict(attempt) for attempt in found.wcs_tries],
         "offset_arcsec": found.offset_arcsec,
         "zero_point": found.zero_point,
         "zero_point_scatter": found.zero_point_scatter,

@@ -125,6 +125,7 @@ def _cluster_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_workers("cluster.workers", own.workers),
         lambda: check_reference(site),
         lambda: check_masters(own.calibrations),
+        lambda: check_detector(site),
     ]
 
 
@@ -404,6 +405,18 @@ def check_masters(calibrations: Path) -> Check:
         remedy = "look at them, then accept or refuse them with `prepipe masters mark`"
         return Check("masters", State.WARNING, f"{found}; {held} are held, not used", remedy)
     return Check("masters", State.OK, found)
+
+
+def check_detector(site: Site) -> Check:
+    """Whether the tables of the detector that are named can be read."""
+    from prepipe.engines.corrections import check_tables
+
+    try:
+        named = check_tables(site.calibration)
+    except PrepipeError as error:
+        remedy = "look at calibration.crosstalk, linearity and bad_pixels"
+        return Check("detector tables", State.FAILURE, str(error), remedy)
+    return Check("detector tables", State.OK, ", ".join(named) or "none is set")
 
 
 def _existing(path: Path) -> Path:

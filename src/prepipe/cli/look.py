@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.options import Json
+from prepipe.cli.options import Json, writable
 from prepipe.cli.output import Failures, print_json
-from prepipe.errors import FitsError, PrepipeError
-
-if TYPE_CHECKING:
-    from prepipe.quality.look import CalibratedCcd
+from prepipe.errors import ConfigError, PrepipeError
 
 __all__ = ["look", "register"]
 
@@ -24,7 +21,7 @@ def register(app: typer.Typer) -> None:
         app,
         look,
         "prepipe look products/ut200306/28/DWF.g.ut200306.941421_28.fits.fz",
-        "prepipe look products/ut200306/*/*.fits.fz --out pictures",
+        "prepipe look products/ut200306/*/*.fits.fz --refcat gaia.fits --out pictures",
     )
 
 
@@ -33,18 +30,28 @@ def look(
     out: Annotated[
         Path | None, typer.Option(help="Where the pictures go; beside the products if not given.")
     ] = None,
+    refcat: Annotated[
+        Path | None,
+        typer.Option(help="Star catalogue: show which of its stars were not found, too."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Draw calibrated CCDs: image, sources, WCS residuals, seeing and zero point."""
+    """Draw calibrated CCDs: image, sources, WCS residuals, shape of the stars and zero point."""
+    from prepipe.engines.view import read_calibrated
     from prepipe.quality.look import draw_ccd
 
+    if refcat is not None and not refcat.exists():
+        raise ConfigError(f"the star catalogue, {refcat}, does not exist")
+    if out is not None:
+        writable(out, "--out")
     failures = Failures()
     pictures = []
-    for product in products:
+    for product in dict.fromkeys(products):
         picture = (out or product.parent) / f"{product.name.removesuffix('.fits.fz')}.png"
         try:
-            ccd = _read(product)
-            draw_ccd(picture, product.name.removesuffix(".fits.fz"), ccd)
+            draw_ccd(picture, read_calibrated(product, refcat))
+        except ConfigError:
+            raise
         except PrepipeError as error:
             failures.add(product, error)
             continue
@@ -54,24 +61,3 @@ def look(
     if json:
         print_json({"pictures": pictures, "failed": failures.reasons})
     failures.finish()
-
-
-def _read(product: Path) -> CalibratedCcd:
-    import fitsio
-    import numpy as np
-
-    from prepipe.engines.names import catalogue_path
-    from prepipe.quality.look import CalibratedCcd
-
-    catalogue = catalogue_path(product)
-    try:
-        image, header = fitsio.read(str(product), ext="IMAGE", header=True)
-        sources = fitsio.read(str(catalogue), ext="SOURCES")
-        cards = {key: header[key] for key in header.keys() if key}  # noqa: SIM118
-        scale = 3600.0 * float(np.hypot(cards["CD1_1"], cards["CD1_2"]))
-    except (OSError, KeyError) as error:
-        raise FitsError(
-            f"{product} and {catalogue.name} are no calibrated CCD with its source table: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return CalibratedCcd(image, sources, cards, scale)

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prepipe.model import Kind, PointingHint, Stage
-from prepipe.quality.rescue import EXPOSURES_AWAY, Pointing, rescue_hints
+from prepipe.quality.rescue import EXPOSURES_AWAY, Pointing, can_be_helped, new_hints
 from prepipe.store import CcdKey, CcdRow, Journal
 
 __all__ = ["second_tries"]
-
-HOPELESS = frozenset(
-    {
-        *("DEAD", "BLANK", "SATURATED_FRAME", "NO_SOURCES", "NO_NOMINAL_WCS", "NO_REFERENCE"),
-        # Around a hint only one of a doubled exposure's two images would be seen.
-        "AMBIGUOUS",
-    }
-)
-"""Flags of CCDs that no hint can help."""
 
 
 def second_tries(
@@ -48,11 +39,10 @@ def second_tries(
     ]
     pointings = {row.key: _pointing(row) for row in rows}
     for row in rows:
-        if _can_be_helped(row):
-            hints = rescue_hints(pointings[row.key], pointings.values())
-            tried = {attempt["rung"] for attempt in row.reduction.get("wcs_tries", ())}
-            # The whole ladder again, so that its end tells of every rung.
-            if any(hint.rung not in tried for hint in hints):
+        if can_be_helped(row.reduction.get("flags", ())):
+            tried = (attempt["rung"] for attempt in row.reduction.get("wcs_tries", ()))
+            hints = new_hints(pointings[row.key], pointings.values(), tried)
+            if hints:
                 yield row, hints
 
 
@@ -61,8 +51,3 @@ def _pointing(row: CcdRow) -> Pointing:
     north = row.reduction.get("offset_north_arcsec")
     shift = None if east is None or north is None else (east, north)
     return Pointing(row.key.exposure, row.key.ccd, row.exposure.field, shift)
-
-
-def _can_be_helped(row: CcdRow) -> bool:
-    flags = set(row.reduction.get("flags", ()))
-    return "NO_WCS" in flags and not flags & HOPELESS

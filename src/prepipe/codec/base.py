@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from prepipe.errors import ConfigError
 from prepipe.model import Packet
 
-__all__ = ["Codec", "Encoded", "Pixels", "Unit", "codec_names", "get_codec", "register"]
+__all__ = ["Allocate", "Codec", "Encoded", "Pixels", "Unit", "codec_names", "get_codec", "register"]
 
 Pixels = NDArray[Any]
 """Two-dimensional, ``[row, column]``, native byte order: integers or floats in ADU."""
+
+Allocate = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
+"""Gives an array of a shape and type, with any content; `numpy.empty` is one."""
 
 
 @dataclass(frozen=True)

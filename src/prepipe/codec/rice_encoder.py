@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from prepipe.codec.base import Allocate
 from prepipe.codec.rice_bits import FULL_SPLIT, SELECTOR_BITS, Bytes, store_word
 
 __all__ = ["LARGEST_STEP", "RICE_BLOCK", "encode_quantised", "encode_tiles"]
@@ -37,13 +38,17 @@ _LONG_RUN = np.uint64(32)
 """A code with a shorter run of zeros fits into a word beside seven bits left over."""
 
 
-def encode_tiles(pixels: NDArray[Any]) -> tuple[Bytes, NDArray[np.int64]]:
+def encode_tiles(
+    pixels: NDArray[Any], allocate: Allocate = np.empty
+) -> tuple[Bytes, NDArray[np.int64]]:
     """Compress integers without loss, one tile a row.
 
     Parameters
     ----------
     pixels : ndarray of uint8, int16 or int32, shape (rows, columns)
         As FITS stores them, in native byte order.
+    allocate : callable
+        Gives the memory for the tiles, as much as they could need at worst.
 
     Returns
     -------
@@ -52,7 +57,7 @@ def encode_tiles(pixels: NDArray[Any]) -> tuple[Bytes, NDArray[np.int64]]:
     lengths : ndarray of int64, shape (rows,)
     """
     size = pixels.dtype.itemsize
-    heap, lengths = _room(pixels.shape, size)
+    heap, lengths = _room(pixels.shape, size, allocate)
     length = _encode_rows(
         np.ascontiguousarray(pixels),
         SELECTOR_BITS[size],
@@ -64,7 +69,9 @@ def encode_tiles(pixels: NDArray[Any]) -> tuple[Bytes, NDArray[np.int64]]:
     return heap[:length], lengths
 
 
-def encode_quantised(pixels: NDArray[np.float32], step: float) -> tuple[Bytes, NDArray[np.int64]]:
+def encode_quantised(
+    pixels: NDArray[np.float32], step: float, allocate: Allocate = np.empty
+) -> tuple[Bytes, NDArray[np.int64]]:
     """Compress floating-point pixels as 32-bit multiples of `step`, one tile a row.
 
     Zero stays zero. What is not finite becomes zero too, and what lies beyond
@@ -75,6 +82,8 @@ def encode_quantised(pixels: NDArray[np.float32], step: float) -> tuple[Bytes, N
     pixels : ndarray of float32, shape (rows, columns)
     step : float
         In the unit of the pixels.
+    allocate : callable
+        As `encode_tiles` takes it.
 
     Returns
     -------
@@ -84,21 +93,21 @@ def encode_quantised(pixels: NDArray[np.float32], step: float) -> tuple[Bytes, N
     """
     if not 0.0 < step < np.inf:
         raise ValueError(f"the quantisation step is {step}, no positive number")
-    heap, lengths = _room(pixels.shape, 4)
+    heap, lengths = _room(pixels.shape, 4, allocate)
     length = _encode_quantised_rows(
         np.ascontiguousarray(pixels, np.float32), np.float32(1.0 / step), heap, lengths
     )
     return heap[:length], lengths
 
 
-def _room(shape: tuple[int, ...], size: int) -> tuple[Bytes, NDArray[np.int64]]:
+def _room(shape: tuple[int, ...], size: int, allocate: Allocate) -> tuple[Bytes, NDArray[np.int64]]:
     """Room for tiles that do not shrink: no block takes more bits than its pixels and nine."""
     rows, columns = shape
     if columns == 0:
         raise ValueError("no tiles can be made of an image without columns")
     blocks = -(-columns // RICE_BLOCK)
     tile = size * (columns + 1) + 2 * blocks + 1
-    return np.empty(rows * tile + _WORD_BYTES, np.uint8), np.empty(rows, np.int64)
+    return allocate((rows * tile + _WORD_BYTES,), np.uint8), np.empty(rows, np.int64)
 
 
 @njit(cache=True)
@@ -244,6 +253,17 @@ def _fold(row: NDArray[Any], unused: np.int32, codes: NDArray[np.uint32]) -> Non
 
 
 @njit(cache=True)
+def _same(row: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two rows are equal."""
+    if row[0] != other[0]:
+        return False
+    difference = row[0] ^ row[0]
+    for x in range(row.size):
+        difference |= row[x] ^ other[x]
+    return bool(difference == 0)
+
+
+@njit(cache=True)
 def _encode_rows(
     pixels: NDArray[Any],
     selector_bits: np.uint64,
@@ -259,6 +279,13 @@ def _encode_rows(
     unused = np.int32(32) - np.int32(pixel_bits)
     place = np.uint64(0)
     for y in range(rows):
+        if y > 0 and _same(pixels[y - 1], pixels[y]):
+            # as most rows of a mask are: the same tile again
+            lengths[y] = lengths[y - 1]
+            for k in range(np.uint64(lengths[y])):
+                heap[place + k] = heap[place + k - np.uint64(lengths[y])]
+            place += np.uint64(lengths[y])
+            continue
         _fold(pixels[y], unused, codes)
         start = place
         first = np.uint64(np.int64(pixels[y, 0])) & mask

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.codec.base import Unit
+from prepipe.codec.base import Allocate, Unit
 from prepipe.codec.cards import CardValue, join_cards, make_card, padding_to_block
 from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.rice_bits import Bytes, ones_complement_sum
@@ -30,7 +30,10 @@ _LARGEST_HEAP = (1 << 31) - 1
 
 
 def compressed_image(
-    pixels: NDArray[Any], cards: Iterable[bytes], step: float | None = None
+    pixels: NDArray[Any],
+    cards: Iterable[bytes],
+    step: float | None = None,
+    allocate: Allocate = np.empty,
 ) -> list[bytes | memoryview]:
     """Compress an image by RICE_1, one tile a row.
 
@@ -41,6 +44,8 @@ def compressed_image(
         What the header says besides the structure; EXTNAME is best the first.
     step : float, optional
         Quantisation step of float32 pixels, in their unit. What is not finite becomes 0.
+    allocate : callable
+        Gives the memory that the tiles lie in.
 
     Returns
     -------
@@ -59,7 +64,10 @@ def compressed_image(
     floating = pixels.dtype.kind == "f"
     if floating != (step is not None):
         raise PixelError("pixels of float32, and no others, are compressed in steps: give one")
-    heap, lengths = encode_tiles(pixels) if step is None else encode_quantised(pixels, step)
+    if step is None:
+        heap, lengths = encode_tiles(pixels, allocate)
+    else:
+        heap, lengths = encode_quantised(pixels, step, allocate)
     if heap.size > _LARGEST_HEAP:
         raise PixelError("the compressed image has more than 2 GiB; cut it into parts")
     table = np.zeros(len(pixels), _TILE if step is None else _QUANTISED_TILE)

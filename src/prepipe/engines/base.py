@@ -43,7 +43,7 @@ class Order:
         The masters chosen for this CCD; None leaves bias and flat alone. A directory stands for
         the nearest in it by their names, as if no mark or limit of theirs were known.
     limits : mapping
-        Limits of the grades by band, with ``"default"``.
+        Limits of the grades, see `prepipe.quality.limits_for`.
     hdu : int or None
         Which HDU of a raw FITS file; None for a packet.
     hints : tuple of PointingHint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from prepipe.calibrate.cosmic_rays import SHARPEST
 from prepipe.calibrate.photometry import ZeroPoint
 from prepipe.calibrate.refcat import ReferenceSource
 from prepipe.cameras import Camera, load_camera
-from prepipe.config import Calibration, Limits
+from prepipe.config import Calibration, ProductForm
 from prepipe.engines.base import ChosenMasters, Order, Outcome
+from prepipe.engines.buffers import Buffers
+from prepipe.engines.corrections import find_corrections
 from prepipe.engines.names import (
-    catalogue_path,
+    catalogue_paths,
     chosen_by_name,
     master_name,
     nights_apart,
@@ -31,11 +34,12 @@ from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.reference import load_reference
 from prepipe.engines.reference_manifest import MANIFEST
+from prepipe.engines.sanity import exposure_flags, light_flags, require_sane
 from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
 from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.errors import InputError, StorageError
 from prepipe.model import Layout, Night, Reduction
-from prepipe.quality.grades import grade
+from prepipe.quality.grades import grade, limits_for
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
 
@@ -92,7 +96,7 @@ def carry_out(order: Order) -> Outcome:
         with watch.timing("reference"):
             columns = tuple(sorted(settings.columns.items()))
             reference = _reference(settings.reference, raw.exposure.band, columns)
-    return reduce_ccd(raw, camera, order, reference, watch)
+    return reduce_ccd(raw, camera, order, reference, watch, _own_buffers())
 
 
 def reduce_ccd(
@@ -101,6 +105,7 @@ def reduce_ccd(
     order: Order,
     reference: ReferenceSource | None,
     watch: Stopwatch | None = None,
+    buffers: Buffers | None = None,
 ) -> Outcome:
     """Reduce and grade one CCD, and write its products.
 
@@ -113,6 +118,8 @@ def reduce_ccd(
     reference : ReferenceSource or None
         Without one, neither WCS nor zero point is found.
     watch : Stopwatch, optional
+    buffers : Buffers, optional
+        A worker's memory, written over CCD after CCD; the outcome keeps nothing of it.
 
     Returns
     -------
@@ -121,20 +128,26 @@ def reduce_ccd(
     Raises
     ------
     HeaderError
-        If the header does not tell where the amplifiers are.
+        If the header does not tell where the amplifiers are, or its gain cannot be.
+    ConfigError
+        If a table of the detector is missing or wrong.
     PixelError
         If the pixels have a wrong type or shape.
     StorageError
         If the products cannot be written.
     """
     watch = watch or Stopwatch()
+    buffers = buffers or Buffers()
     settings = order.calibration
-    layout = camera.layout(raw.header, raw.pixels)
+    layout = require_sane(camera.layout(raw.header, raw.pixels))
     with watch.timing("masters"):
         masters = Masters()
         if camera.needs_masters:
             masters = _masters(raw, layout, settings, order.calibrations)
-    clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch)
+    with watch.timing("corrections"):
+        known = find_corrections(raw, layout, camera, settings, order.source, order.hdu)
+        masters = replace(masters, corrections=known, flags=(*masters.flags, *known.flags))
+    clean, measured = _pixels_to_sources(raw, layout, camera, masters, settings, watch, buffers)
     with watch.timing("astrometry"):
         astrometry = solve_wcs(
             raw, layout, camera, measured.sources, reference, settings, order.hints
@@ -143,12 +156,12 @@ def reduce_ccd(
         photometry = calibrate_flux(raw, camera, clean, measured, astrometry)
     results = Results(masters, clean, measured, astrometry, photometry)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
-    reduction = _summary(raw, camera, results, product)
-    limits = order.limits.get(raw.exposure.band) or order.limits.get("default") or Limits()
+    reduction = _summary(raw, layout, camera, results, product, settings.output)
+    limits = limits_for(order.limits, raw.exposure.camera, raw.exposure.band)
     outcome = Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
     catalogue = settings.reference.name if settings.reference is not None else ""
     with watch.timing("write"):
-        write_products(product, raw, results, outcome, catalogue)
+        write_products(product, raw, results, outcome, catalogue, settings.output, buffers)
     return replace(outcome, reduction=replace(reduction, seconds=watch.seconds))
 
 
@@ -159,15 +172,16 @@ def _pixels_to_sources(
     masters: Masters,
     settings: Calibration,
     watch: Stopwatch,
+    buffers: Buffers,
 ) -> tuple[Clean, Measured]:
     fwhm_px = settings.seeing_guess_arcsec / camera.pixel_scale
-    for _ in range(2):
+    for certain in (False, True):
         with watch.timing("clean"):
-            clean = clean_pixels(raw, layout, camera, masters, fwhm_px)
+            clean = clean_pixels(raw, layout, camera, masters, fwhm_px, buffers, certain=certain)
         with watch.timing("sources"):
-            measured = measure_sources(clean, fwhm_px, settings.detection_snr)
+            measured = measure_sources(clean, clean.fwhm_px, settings.detection_snr, buffers)
         # Stars much sharper than supposed pass for cosmic rays: once more, knowing better.
-        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * fwhm_px:
+        if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * clean.fwhm_px:
             break
         fwhm_px = measured.psf.fwhm_px
     return clean, measured
@@ -222,7 +236,20 @@ def _extinction(raw: RawCcd, camera: Camera, zero: ZeroPoint | None) -> float | 
     return None if clear is None or zero is None else _known(max(clear - zero.value, 0.0))
 
 
-def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Reduction:
+def _sky_fraction(level: float, layout: Layout) -> float | None:
+    """The sky (e-) as a part of what saturates the amplifier that holds least."""
+    room = min(amp.gain * (amp.saturation - layout.bias_level) for amp in layout.amplifiers)
+    return _known(level / room) if room > 0.0 else None
+
+
+def _summary(
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    results: Results,
+    product: Path,
+    form: ProductForm,
+) -> Reduction:
     clean, measured = results.clean, results.measured
     astrometry, photometry = results.astrometry, results.photometry
     solution = astrometry.solution if astrometry.solved else None
@@ -231,7 +258,11 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
     return Reduction(
         exposure=raw.exposure.number,
         ccd=raw.ccd.number,
-        flags=results.flags,
+        flags=(
+            *exposure_flags(raw.exposure),
+            *results.flags,
+            *light_flags(photometry, camera, raw.exposure.band),
+        ),
         bias_nights=results.masters.bias_nights,
         flat_nights=results.masters.flat_nights,
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
@@ -249,16 +280,28 @@ def _summary(raw: RawCcd, camera: Camera, results: Results, product: Path) -> Re
         ellipticity=_known(math.hypot(*measured.psf.ellipticity)),
         sky_adu=_known(background.median_level / gain),
         sky_noise_adu=_known(background.median_rms / gain),
+        sky_fraction=_sky_fraction(background.median_level, layout),
         limiting_mag=_known(photometry.limiting_mag),
         n_sources=len(measured.sources),
         n_saturated=clean.n_saturated,
         n_cosmic_rays=clean.n_cosmic_rays,
         product=str(product),
-        catalogue=str(catalogue_path(product)),
+        catalogue=str(catalogue_paths(product, form.catalogue)[0]),
     )
 
 
 # A worker reduces many CCDs of one night: what they share is read once.
+
+
+_OF_THIS_THREAD = threading.local()
+
+
+def _own_buffers() -> Buffers:
+    """Memory of the worker that calls: one thread reduces one CCD at a time."""
+    if not hasattr(_OF_THIS_THREAD, "buffers"):
+        _OF_THIS_THREAD.buffers = Buffers()
+    buffers: Buffers = _OF_THIS_THREAD.buffers
+    return buffers
 
 
 @lru_cache(maxsize=4)

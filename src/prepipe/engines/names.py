@@ -4,6 +4,7 @@
 
     ROOT/utYYMMDD/CCD/FIELD.F.utYYMMDD.EXPNUM_CCD.fits.fz        a calibrated CCD
     ROOT/utYYMMDD/CCD/FIELD.F.utYYMMDD.EXPNUM_CCD.cat.fits       its sources
+    ROOT/utYYMMDD/CCD/FIELD.F.utYYMMDD.EXPNUM_CCD.cat.parquet    the same as Parquet
     ROOT/utYYMMDD/CCD/bias.utYYMMDD.EXPNUM_CCD.fits.fz           a master bias
     ROOT/utYYMMDD/CCD/domeflat.F.utYYMMDD.EXPNUM_CCD.fits.fz     a master dome flat
 """
@@ -20,8 +21,11 @@ from prepipe.files import storage_errors
 from prepipe.model import Exposure, Kind, Night
 
 __all__ = [
+    "CATALOGUES",
+    "IMAGE",
+    "NO_PRODUCT",
     "MasterName",
-    "catalogue_path",
+    "catalogue_paths",
     "chosen_by_name",
     "find_masters",
     "master_name",
@@ -33,6 +37,13 @@ __all__ = [
 ]
 
 IMAGE = ".fits.fz"
+CATALOGUES = {"fits": ".cat.fits", "parquet": ".cat.parquet"}
+"""How the name of a source table ends, by its form."""
+
+NO_PRODUCT = (
+    f"is no calibrated CCD (FIELD.F.utYYMMDD.EXPNUM_CCD{IMAGE}); make one of a raw exposure or"
+    " packet with `prepipe calibrate`"
+)
 _MASTER = re.compile(
     r"(?:bias|domeflat\.(?P<band>[A-Za-z0-9]+))\.(?P<night>ut\d{6})\.(?P<number>\d+)_(?P<ccd>\d+)"
     + re.escape(IMAGE)
@@ -63,9 +74,20 @@ def product_path(root: Path, exposure: Exposure, ccd: int) -> Path:
     return root / night / str(ccd) / name
 
 
-def catalogue_path(product: Path) -> Path:
-    """Path of the source table beside a calibrated CCD."""
-    return product.with_name(product.name.removesuffix(IMAGE) + ".cat.fits")
+def catalogue_paths(product: Path, form: str) -> list[Path]:
+    """Paths of the source table beside a calibrated CCD.
+
+    Parameters
+    ----------
+    product : Path
+    form : {"fits", "parquet", "both"}
+    """
+    stem = product.name.removesuffix(IMAGE)
+    return [
+        product.with_name(stem + suffix)
+        for name, suffix in CATALOGUES.items()
+        if form in (name, "both")
+    ]
 
 
 def master_path(root: Path, first: Exposure, ccd: int) -> Path:

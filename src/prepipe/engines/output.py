@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from prepipe import __version__
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.weight import inverse_variance
+from prepipe.config import ProductForm
 from prepipe.engines.base import Outcome
-from prepipe.engines.names import catalogue_path
-from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_catalogue, write_image
+from prepipe.engines.buffers import Buffers
+from prepipe.engines.catalogue import write_catalogues
+from prepipe.engines.products import NOISE_STEPS, Card, Plane, write_image
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.sky import Astrometry, Photometry, Results
 from prepipe.engines.steps import Masters
+from prepipe.engines.wcs import wcs_cards
+from prepipe.errors import HeaderError
 from prepipe.model import Reduction
 
 __all__ = ["write_products"]
@@ -29,7 +33,13 @@ MAG_PER_RELATIVE_ERROR = 2.5 / math.log(10.0)
 
 
 def write_products(
-    path: Path, raw: RawCcd, results: Results, outcome: Outcome, reference: str
+    path: Path,
+    raw: RawCcd,
+    results: Results,
+    outcome: Outcome,
+    reference: str,
+    form: ProductForm | None = None,
+    buffers: Buffers | None = None,
 ) -> None:
     """Write the calibrated CCD to `path` and its source table beside it.
 
@@ -41,24 +51,17 @@ def write_products(
     outcome : Outcome
     reference : str
         Name of the reference catalogue.
+    form : ProductForm, optional
+        The usual one if not given.
+    buffers : Buffers, optional
+        Memory for the compressed planes.
 
     Raises
     ------
     StorageError
         If they cannot be written.
     """
-    clean = results.clean
-    frame = clean.frame
-    noise = clean.background.median_rms
-    noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
-    weight_step = 1.0 / (WEIGHT_STEPS * noise**2)
-    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step)
-    wcs = _wcs_cards(results.astrometry)
-    planes = {
-        "IMAGE": Plane(frame.image, noise / NOISE_STEPS, (*wcs, ("INHERIT", True, ""))),
-        "MASK": Plane(frame.mask, None, (*wcs, *_mask_cards())),
-        "WEIGHT": Plane(weight, weight_step, (*wcs, ("BUNIT", "electron-2", "1 / variance"))),
-    }
+    form = form or ProductForm()
     cards = [
         *_quality_cards(raw, results, outcome.reduction),
         *_grade_cards(outcome),
@@ -66,14 +69,37 @@ def write_products(
     ]
     # The table first: a product under its final name is complete.
     table_cards = [*_exposure_cards(raw), *cards]
-    write_catalogue(catalogue_path(path), _columns(raw, results), table_cards)
-    write_image(path, *raw.original_cards(), planes, cards)
+    write_catalogues(path, form.catalogue, _columns(raw, results), table_cards)
+    write_image(path, *raw.original_cards(), _planes(results, form), cards, buffers)
 
 
-def _wcs_cards(astrometry: Astrometry) -> list[Card]:
-    if astrometry.wcs is None:
+def _planes(results: Results, form: ProductForm) -> dict[str, Plane]:
+    clean = results.clean
+    frame = clean.frame
+    noise = clean.background.median_rms
+    noise = noise if math.isfinite(noise) and noise > 0 else max(frame.read_noise, 1.0)
+    image_step, weight_step = noise / NOISE_STEPS, 1.0 / (WEIGHT_STEPS * noise**2)
+    # Nothing needs the variance any more.
+    weight = inverse_variance(frame.variance, frame.mask, smallest=weight_step, out=frame.variance)
+    wcs = _wcs_cards(results.astrometry, (weight.shape[0], weight.shape[1]), form)
+    image_cards = (*wcs, ("INHERIT", True, "the primary header holds here too"))
+    weight_cards = (*wcs, ("BUNIT", "electron-2", "1 / variance"))
+    quantised = form.pixels == "quantised"
+    return {
+        "IMAGE": Plane(frame.image, image_step if quantised else None, image_cards),
+        "MASK": Plane(frame.mask, None, (*wcs, *_mask_cards())),
+        "WEIGHT": Plane(weight, weight_step if quantised else None, weight_cards),
+    }
+
+
+def _wcs_cards(astrometry: Astrometry, shape: tuple[int, int], form: ProductForm) -> list[Card]:
+    wcs = astrometry.wcs
+    if wcs is None:
         return []
-    cards: list[Card] = [(key, value, "") for key, value in astrometry.wcs.to_cards().items()]
+    try:
+        cards = wcs_cards(wcs, shape, form.wcs)
+    except HeaderError:
+        cards = wcs_cards(wcs, shape, "tpv")  # CTYPE says which it is
     if astrometry.solved:
         cards.append(("RADESYS", "ICRS", "frame of the reference catalogue"))
     return cards
@@ -91,7 +117,7 @@ def _exposure_cards(raw: RawCcd) -> list[Card]:
         ("OBJECT", exposure.field, "field"),
         ("FILTER", exposure.band, "band"),
         ("EXPTIME", exposure.exposure_s, "[s] open-shutter time"),
-        ("DATE-OBS", exposure.start.isoformat(), "start, UTC"),
+        ("DATE-OBS", exposure.start.replace(tzinfo=None).isoformat(), "start, UTC"),
         ("RADESYS", "ICRS", "frame of RA and DEC"),
     ]
 
@@ -106,14 +132,20 @@ def _grade_cards(outcome: Outcome) -> list[Card]:
 
 
 def _provenance_cards(raw: RawCcd, results: Results, reference: str) -> list[Card]:
+    known = results.masters.corrections
     cards: list[Card] = [
         ("PROCTYPE", "calibrated", "data processing level"),
         ("PREPIPE", __version__, "version that made this"),
         ("BIASFILE", results.masters.bias_name or "none", "bias subtracted"),
         ("FLATFILE", results.masters.flat_name or "none", "dome flat divided by"),
         *_nights_cards(results.masters),
+        ("XTALKFIL", known.crosstalk_name or "none", "crosstalk subtracted"),
+        ("LINFILE", known.linearity_name or "none", "linearity corrected"),
+        ("BPMFILE", known.bad_pixels_name or "none", "bad pixels masked"),
         ("REFCAT", reference or "none", "reference catalogue"),
     ]
+    if known.ghost_ccds is not None:
+        cards.append(("XTALKNUM", known.ghost_ccds, "other CCDs whose crosstalk was subtracted"))
     if raw.packet is not None:
         cards.append(("PPCODEC", raw.packet.codec, "codec that brought the pixels"))
         lost = raw.packet.parameters.get("rms_error_sigma")

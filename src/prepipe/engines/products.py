@@ -1,4 +1,4 @@
-"""Writing what was made: a calibrated CCD, its source table, a master; and reading a master.
+"""Writing images that were made, a calibrated CCD or a master; and reading a master.
 
 An image is tile-compressed with Rice. Floating-point planes are quantised in steps of
 an eighth of their noise, which adds (1/8)^2/12, that is 0.07 %, to the noise (White,
@@ -15,25 +15,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fitsio
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.codec.base import Unit
+from prepipe.codec.base import Allocate, Unit
 from prepipe.codec.cards import join_cards, keyword_of, make_card
+from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.fits_bytes import FitsFile
+from prepipe.codec.plain_image import plain_image
 from prepipe.codec.rice_image import compressed_image
 from prepipe.codec.tiles import decode_unit
+from prepipe.engines.buffers import Buffers
 from prepipe.errors import FitsError, InputError
-from prepipe.files import atomic_path, atomic_write
+from prepipe.files import atomic_write
 
 __all__ = [
     "NOISE_STEPS",
+    "PRIMARY",
+    "SUMS",
     "Card",
     "Plane",
+    "is_tellable",
     "read_master",
     "value_card",
-    "write_catalogue",
     "write_image",
     "write_master",
 ]
@@ -69,7 +73,8 @@ class Plane:
     pixels : ndarray, shape (ny, nx)
         float32 or uint8.
     step : float or None
-        Quantisation step of floating-point pixels, in their own unit.
+        Quantisation step of floating-point pixels, in their own unit; without one they are kept
+        to the last bit, and not compressed.
     cards : tuple of (keyword, value, comment)
         What this extension tells besides its name.
     """
@@ -85,6 +90,7 @@ def write_image(
     extension: Iterable[bytes],
     planes: Mapping[str, Plane],
     cards: Iterable[Card],
+    buffers: Buffers | None = None,
 ) -> None:
     """Write a calibrated CCD: primary header, then one compressed extension a plane.
 
@@ -99,6 +105,8 @@ def write_image(
         By extension name; ``"IMAGE"`` comes first.
     cards : iterable of (keyword, value, comment)
         WCS and quality, for the first plane; they replace original ones of that keyword.
+    buffers : Buffers, optional
+        Memory for the compressed planes.
 
     Raises
     ------
@@ -107,16 +115,18 @@ def write_image(
     StorageError
         If it cannot be written.
     """
-    own = [value_card(*card) for card in cards if _tellable(card[1])]
+    buffers = buffers or Buffers()
+    own = [value_card(*card) for card in cards if is_tellable(card[1])]
     told = {keyword_of(card) for card in own}
     told |= {card[0] for plane in planes.values() for card in plane.cards}
-    parts: list[bytes | memoryview] = [join_cards([*_PRIMARY, *_still_true(primary, told)])]
+    first = with_new_sums([*PRIMARY, *_still_true(primary, told), *SUMS], b"")
+    parts: list[bytes | memoryview] = [join_cards(first)]
     for name, plane in planes.items():
         header = [value_card("EXTNAME", name, "name of this plane")]
-        header += [value_card(*card) for card in plane.cards if _tellable(card[1])]
+        header += [value_card(*card) for card in plane.cards if is_tellable(card[1])]
         if name == "IMAGE":
             header += [*_still_true(extension, told), *own]
-        parts += compressed_image(plane.pixels, header, plane.step)
+        parts += _hdu(plane, header, buffers.named(f"{name} tiles"))
     with atomic_write(path) as stream:
         stream.writelines(parts)
 
@@ -188,41 +198,26 @@ def value_card(keyword: str, value: Any, comment: str = "") -> bytes:
     return text[:80].ljust(80).encode("ascii", "replace")
 
 
-def write_catalogue(
-    path: Path, columns: Mapping[str, tuple[NDArray[Any], str]], cards: Iterable[Card]
-) -> None:
-    """Write a source table.
-
-    Parameters
-    ----------
-    path : Path
-    columns : mapping
-        Name to (values, unit).
-    cards : iterable of (keyword, value, comment)
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
-    names = list(columns)
-    arrays = [np.ascontiguousarray(values) for values, _ in columns.values()]
-    units = [unit for _, unit in columns.values()]
-    header = [{"name": key, "value": value, "comment": note} for key, value, note in cards]
-    with atomic_path(path) as partial, fitsio.FITS(str(partial), "rw", clobber=True) as stream:
-        stream.write_table(arrays, names=names, units=units, header=header, extname="SOURCES")
-        stream[-1].write_checksum()
-
-
-_PRIMARY = (
+PRIMARY = (
     make_card("SIMPLE", True, "conforms to FITS standard"),
     make_card("BITPIX", 8, "array data type"),
     make_card("NAXIS", 0, "no pixels here"),
-    make_card("EXTEND", True, "the planes are in the extensions"),
+    make_card("EXTEND", True, "the data are in the extensions"),
 )
+"""Header of a primary HDU without data."""
 
 
-def _tellable(value: Any) -> bool:
+SUMS = (make_card("CHECKSUM", "0" * 16), make_card("DATASUM", "0"))
+"""Room for the sums of an HDU."""
+
+
+def _hdu(plane: Plane, header: list[bytes], memory: Allocate) -> list[bytes | memoryview]:
+    if plane.step is None and plane.pixels.dtype.kind == "f":
+        return [*plain_image(plane.pixels, header)]
+    return compressed_image(plane.pixels, header, plane.step, memory)
+
+
+def is_tellable(value: Any) -> bool:
     """Whether FITS has a way to write the value: not so NaN."""
     return not isinstance(value, float | np.floating) or math.isfinite(value)
 

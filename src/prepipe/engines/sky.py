@@ -24,7 +24,7 @@ from prepipe.calibrate.refcat import ReferenceCatalogue, ReferenceSource
 from prepipe.calibrate.sources import Sources
 from prepipe.calibrate.tpv import Tpv
 from prepipe.cameras import Camera
-from prepipe.config import Calibration, Rescue
+from prepipe.config import Calibration
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.steps import Clean, Flags, Masters, Measured
 from prepipe.errors import HeaderError
@@ -132,18 +132,18 @@ def solve_wcs(
     """
     try:
         nominal = Tpv.from_header(camera.wcs_header(raw.header, layout))
-    except HeaderError:
+    except (HeaderError, ArithmeticError):  # absurd numbers overflow
         return Astrometry(None, None, None, ("NO_NOMINAL_WCS", "NO_WCS"))
     if reference is None:
         return Astrometry(nominal, None, None, ("NO_REFERENCE",))
     stars = _stars_near(raw, layout, camera, nominal, reference, settings.search_arcsec)
-    whole = AstrometrySettings(search_arcsec=settings.search_arcsec)
+    whole = AstrometrySettings(search_arcsec=settings.search_arcsec, max_order=settings.max_order)
     solution = _attempt(sources, stars, nominal, layout, whole)
     tries = [_told("header", False, solution)]
     for hint in hints:
         if solution.accepted:
             break
-        start, around, bright = _around_hint(hint, nominal, layout, stars, settings.rescue)
+        start, around, bright = _around_hint(hint, nominal, layout, stars, settings)
         solution = _attempt(sources, bright, start, layout, around)
         if solution.accepted:
             stars = bright
@@ -223,22 +223,25 @@ def _around_hint(
     nominal: Tpv,
     layout: Layout,
     stars: ReferenceCatalogue,
-    rescue: Rescue,
+    settings: Calibration,
 ) -> tuple[Tpv, AstrometrySettings, ReferenceCatalogue]:
     """The nominal WCS moved as the hint says, and a search around that place."""
+    rescue = settings.rescue
     dec = math.radians(_centre(nominal, layout)[1])
     east = hint.east_arcsec / 3600.0 / max(math.cos(dec), 1e-6)
     start = nominal.repointed(east, hint.north_arcsec / 3600.0, 0.0)
     if not hint.relaxed:
-        return start, AstrometrySettings(search_arcsec=rescue.search_arcsec), stars
+        near = AstrometrySettings(search_arcsec=rescue.search_arcsec, max_order=settings.max_order)
+        return start, near, stars
     if rescue.relaxed_max_mag is not None:
         stars = stars.take(np.flatnonzero(stars.mag < rescue.relaxed_max_mag))
-    settings = AstrometrySettings(
+    relaxed = AstrometrySettings(
         search_arcsec=rescue.relaxed_search_arcsec,
         rms_limit_mas=rescue.relaxed_rms_mas,
         min_matches=RELAXED_MATCHES,
+        max_order=settings.max_order,
     )
-    return start, settings, stars
+    return start, relaxed, stars
 
 
 def _centre(wcs: Tpv, layout: Layout) -> tuple[float, float]:

@@ -7,7 +7,7 @@ is wrong becomes a flag, and the flag a grade.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,11 @@ from prepipe.calibrate.masks import (
 )
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
 from prepipe.calibrate.psf import Psf, find_sources
+from prepipe.calibrate.seeing import glimpse_seeing
 from prepipe.calibrate.sources import Sources
 from prepipe.cameras import Camera
+from prepipe.engines.buffers import Buffers
+from prepipe.engines.corrections import Corrections
 from prepipe.engines.raw import RawCcd
 from prepipe.model import Layout
 
@@ -37,6 +40,14 @@ FLOODED = 0.5
 
 SILENT = 0.9
 """A CCD with more of its pixels noiseless holds no image."""
+
+
+PART_DEAD = 0.02
+"""A CCD with more of its pixels dead lacks a part worth telling of."""
+
+
+MANY_COSMIC_RAYS = 0.02
+"""A frame with more of its pixels hit is no exposure of the sky, or its stars passed for hits."""
 
 
 TRAILED = 0.4
@@ -60,6 +71,8 @@ class Masters:
         File names.
     bias_nights, flat_nights : int or None
         Nights between the exposure and each.
+    corrections : Corrections
+        What else is known of the detector.
     """
 
     bias: NDArray[np.float32] | None = None
@@ -70,6 +83,7 @@ class Masters:
     bias_nights: int | None = None
     flat_nights: int | None = None
     flags: Flags = ()
+    corrections: Corrections = field(default_factory=Corrections)
 
     def noisier(self, layout: Layout) -> Layout:
         """The layout with the noise of the bias counted as read noise."""
@@ -82,7 +96,10 @@ class Masters:
 
 @dataclass(frozen=True)
 class Clean:
-    """Calibrated pixels; `image` is `frame.image` without its sky."""
+    """Calibrated pixels; `image` is `frame.image` without its sky.
+
+    `fwhm_px` is the seeing with which cosmic rays were told from stars, pixels.
+    """
 
     frame: Detrended
     background: Background
@@ -90,6 +107,7 @@ class Clean:
     n_saturated: int
     n_cosmic_rays: int
     flags: Flags
+    fwhm_px: float
 
 
 @dataclass(frozen=True)
@@ -103,9 +121,16 @@ class Measured:
 
 
 def clean_pixels(
-    raw: RawCcd, layout: Layout, camera: Camera, masters: Masters, fwhm_px: float
+    raw: RawCcd,
+    layout: Layout,
+    camera: Camera,
+    masters: Masters,
+    fwhm_px: float,
+    buffers: Buffers | None = None,
+    *,
+    certain: bool = False,
 ) -> Clean:
-    """From raw ADU to electrons: overscan, bias, flat, gain, masks, sky, cosmic rays.
+    """From raw ADU to electrons: detrending, masks, sky, cosmic rays.
 
     Parameters
     ----------
@@ -116,23 +141,40 @@ def clean_pixels(
     masters : Masters
     fwhm_px : float
         Seeing supposed, pixels: what is sharper is a cosmic ray.
+    buffers : Buffers, optional
+        Memory for the planes.
+    certain : bool
+        Whether that seeing is known; else bright stars are asked first.
 
     Raises
     ------
     PixelError
         If the pixels have a wrong type or shape.
     """
+    buffers = buffers or Buffers()
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
+    if camera.needs_masters and _lacks_overscan(layout):
+        flags.append("NO_OVERSCAN")
     corrupt = raw.corrupt_mask(layout)
     if corrupt is not None:
         flags.append("CORRUPT_TILES")
     if raw.sum_fits is False:
         flags.append("STALE_SUM")
     layout = masters.noisier(layout)
+    known = masters.corrections
     frame = detrend(
-        raw.pixels, layout, bias=masters.bias, flat=masters.flat, bad_pixels=corrupt, dead=dead
+        raw.pixels,
+        layout,
+        bias=masters.bias,
+        flat=masters.flat,
+        bad_pixels=_together(corrupt, known.bad_pixels),
+        dead=dead,
+        crosstalk=known.crosstalk,
+        ghosts=known.ghosts,
+        linearity=known.linearity,
+        out=_planes(buffers, layout.trimmed_shape),
     )
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
@@ -143,14 +185,37 @@ def clean_pixels(
     silent = mark_silent(frame.mask, background, frame.read_noise)
     if not math.isfinite(background.median_level) or silent > SILENT:
         flags.append("BLANK")
+    elif _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in flags:
+        flags.append("PARTIAL_DEAD")
+    if not certain:
+        seen = glimpse_seeing(
+            frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
+        )
+        fwhm_px = seen if math.isfinite(seen) else fwhm_px
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
-    image = subtract(frame.image, background, mask=frame.mask)
-    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
+    if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
+        flags.append("MANY_COSMIC_RAYS")
+    without_sky = buffers.array("without sky", frame.image.shape, np.float32)
+    image = subtract(frame.image, background, without_sky, _with_blind_edges(frame.mask))
+    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px)
 
 
-def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
+def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
+    """Planes for `detrend` to fill."""
+    return Detrended(
+        image=buffers.array("image", shape, np.float32),
+        mask=buffers.array("mask", shape, np.uint8),
+        variance=buffers.array("variance", shape, np.float32),
+        gain=math.nan,
+        read_noise=math.nan,
+    )
+
+
+def measure_sources(
+    clean: Clean, fwhm_px: float, snr: float, buffers: Buffers | None = None
+) -> Measured:
     """Detect and measure the sources, and the seeing.
 
     Parameters
@@ -160,16 +225,20 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
         Seeing supposed, pixels.
     snr : float
         Detection threshold.
+    buffers : Buffers, optional
+        Memory for the filtered image.
     """
+    buffers = buffers or Buffers()
     noise = clean.background.median_rms
     sources, psf = find_sources(
         clean.image,
-        clean.frame.mask,
+        _with_blind_edges(clean.frame.mask),
         clean.background.rms,
         clean.background.box,
         fwhm_px,
         noise**2 if math.isfinite(noise) else 0.0,
         snr,
+        buffers.array("filtered", clean.image.shape, np.float32),
     )
     flags: Flags = ()
     if len(sources) == 0:
@@ -181,6 +250,15 @@ def measure_sources(clean: Clean, fwhm_px: float, snr: float) -> Measured:
     return Measured(sources, psf, aperture_correction(sources, psf.stars), flags)
 
 
+def _together(
+    corrupt: NDArray[np.uint8] | None, bad: NDArray[np.bool_] | None
+) -> NDArray[np.uint8] | None:
+    """Bits of corrupt and of known bad pixels."""
+    # True is stored as 1, which is Mask.BAD.
+    bits = None if bad is None else np.ascontiguousarray(bad).view(np.uint8)
+    return bits if corrupt is None else corrupt if bits is None else corrupt | bits
+
+
 def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
     names = {amplifier.name for amplifier in layout.amplifiers}
     flags = []
@@ -188,9 +266,24 @@ def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
         flags.append("DEAD")
     elif names & set(dead):
         flags.append("PARTIAL_DEAD")
-    if not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers):
-        flags.append("NO_OVERSCAN")
     return flags
+
+
+def _dead_part(mask: NDArray[np.uint8]) -> float:
+    """Fraction of the pixels that are dead, of every eighth row and column."""
+    return float(np.mean((mask[::8, ::8] & np.uint8(Mask.DEAD)) != 0))
+
+
+def _lacks_overscan(layout: Layout) -> bool:
+    return not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers)
+
+
+def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mask with glowing edges counted as dead: no star is brighter than the glow there."""
+    blind: NDArray[np.uint8] = mask & np.uint8(Mask.EDGE)
+    blind >>= np.uint8(int(Mask.EDGE).bit_length() - int(Mask.DEAD).bit_length())
+    blind |= mask
+    return blind
 
 
 def _mark_edges(mask: NDArray[np.uint8], layout: Layout, columns: int) -> None:

@@ -1,5 +1,5 @@
 """How far a calibrated CCD can be trusted."""
 
-from prepipe.quality.grades import grade
+from prepipe.quality.grades import grade, limits_for
 
-__all__ = ["grade"]
+__all__ = ["grade", "limits_for"]

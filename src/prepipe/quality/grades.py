@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prepipe.config import Limits
 from prepipe.model import Colour, Grade, Reduction
 
-__all__ = ["grade"]
+__all__ = ["grade", "limits_for"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ _FIGURES = (
     _Figure("zero_point_scatter", "scatter of the zero point", " mag", 3),
     _Figure("ellipticity", "ellipticity of the stars", "", 2),
     _Figure("extinction_mag", "light lost to clouds or airmass", " mag", 2, optional=True),
+    _Figure("sky_fraction", "sky, as a part of saturation,", "", 2, optional=True),
 )
 
 _STARS = frozenset({"seeing_arcsec", "ellipticity"})
@@ -68,6 +69,22 @@ _FLAGS = {
     "NO_FLAT": _Meaning(_YELLOW, "no dome flat given, or none near enough in time: not divided"),
     "OLD_BIAS": _Meaning(_YELLOW, "its bias is {r.bias_nights} nights away"),
     "OLD_FLAT": _Meaning(_YELLOW, "its dome flat is {r.flat_nights} nights away"),
+    "OTHER_KIND": _Meaning(
+        _ORANGE,
+        "its header calls it neither an exposure of the sky nor a zero or dome flat: "
+        "a sky flat, a dark, a focus frame?",
+    ),
+    "NO_EXPOSURE_TIME": _Meaning(
+        _ORANGE, "the header tells an exposure time of 0 s: no zero point without one", _ZERO_POINT
+    ),
+    "MANY_COSMIC_RAYS": _Meaning(
+        _ORANGE, "{r.n_cosmic_rays} pixels are cosmic rays, or stars far sharper than supposed"
+    ),
+    "CROSSTALK_PARTIAL": _Meaning(
+        _YELLOW, "another CCD or amplifier was not at hand: its crosstalk is not subtracted"
+    ),
+    "NO_LINEARITY": _Meaning(_YELLOW, "the linearity table has nothing about this CCD"),
+    "NO_BAD_PIXELS": _Meaning(_YELLOW, "no map of bad pixels of this CCD at this time"),
     # the sources
     "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
     "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),
@@ -100,6 +117,11 @@ _FLAGS = {
     "NO_ZERO_POINT": _Meaning(
         _ORANGE, "no zero point: no catalogue star could be measured", _ZERO_POINT
     ),
+    "TOO_MUCH_LIGHT": _Meaning(
+        _RED,
+        "more light came than a clear sky lets through: a doubled exposure, or a wrong "
+        "exposure time or gain in the header?",
+    ),
     "FEW_ZP_STARS": _Meaning(_YELLOW, "zero point from {r.zero_point_stars} stars only"),
     "ZP_SCATTER": _Meaning(_YELLOW, "stars disagree on the zero point"),
     "OTHER_BAND": _Meaning(
@@ -107,6 +129,26 @@ _FLAGS = {
         "the catalogue has neither this band nor Gaia colours: the zero point is approximate",
     ),
 }
+
+
+def limits_for(limits: Mapping[str, Limits], camera: str, band: str) -> Limits:
+    """Limits of one camera and band, figure by figure from the most specific that tells it.
+
+    Parameters
+    ----------
+    limits : mapping
+        By ``"camera.band"``, ``"camera"``, ``"band"`` and ``"default"``; any may be missing.
+    camera, band : str
+
+    Returns
+    -------
+    Limits
+    """
+    told: dict[str, object] = {}
+    for name in ("default", band, camera, f"{camera}.{band}"):
+        if name in limits:
+            told |= limits[name].model_dump(exclude_unset=True)
+    return Limits.model_validate(told)
 
 
 def grade(reduction: Reduction, limits: Limits) -> Grade:
@@ -117,7 +159,7 @@ def grade(reduction: Reduction, limits: Limits) -> Grade:
     reduction : Reduction
         Its figures; None, NaN and negative values count as not measured, which is never green.
     limits : Limits
-        Those of the exposure's band. A figure equal to a limit is above it.
+        Those of the camera and band, see `limits_for`. A figure equal to a limit is above it.
 
     Returns
     -------

@@ -13,13 +13,22 @@ from statistics import fmean
 
 from prepipe.model import PointingHint
 
-__all__ = ["CCDS_AWAY", "EXPOSURES_AWAY", "Pointing", "rescue_hints"]
+__all__ = ["CCDS_AWAY", "EXPOSURES_AWAY", "Pointing", "can_be_helped", "new_hints", "rescue_hints"]
 
 EXPOSURES_AWAY = 7
 """Exposures of the same field within this many numbers share their pointing error."""
 
 CCDS_AWAY = 3
 """CCDs within this many numbers count as neighbours."""
+
+HOPELESS = frozenset(
+    {
+        *("DEAD", "BLANK", "SATURATED_FRAME", "NO_SOURCES", "NO_NOMINAL_WCS", "NO_REFERENCE"),
+        # Around a hint only one of a doubled exposure's two images would be seen.
+        "AMBIGUOUS",
+    }
+)
+"""Flags of CCDs that no hint can help."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +85,31 @@ def rescue_hints(failed: Pointing, others: Iterable[Pointing]) -> tuple[Pointing
             east, north = (fmean(shift[axis] for shift in shifts) for axis in (0, 1))
             hints += [PointingHint(rung, east, north, relaxed) for relaxed in (False, True)]
     return tuple(hints)
+
+
+def can_be_helped(flags: Iterable[str]) -> bool:
+    """Whether a CCD with these flags has failed for want of a pointing."""
+    told = set(flags)
+    return "NO_WCS" in told and not told & HOPELESS
+
+
+def new_hints(
+    failed: Pointing, others: Iterable[Pointing], tried: Iterable[str]
+) -> tuple[PointingHint, ...]:
+    """The ladder for a failed CCD; nothing if all its rungs were tried before.
+
+    Parameters
+    ----------
+    failed : Pointing
+    others : iterable of Pointing
+    tried : iterable of str
+        Rungs of its earlier tries.
+
+    Returns
+    -------
+    tuple of PointingHint
+        The whole ladder, so that its end tells of every rung.
+    """
+    hints = rescue_hints(failed, others)
+    known = set(tried)
+    return hints if any(hint.rung not in known for hint in hints) else ()

@@ -172,8 +172,9 @@ def read_out(
     bias: Bias,
     rng: np.random.Generator,
     crosstalk: float = 0.0,
+    nonlinearity: float = 0.0,
 ) -> NDArray[np.uint16]:
-    """Digitise a frame: photon noise, crosstalk, gain, read noise, bias, overscan.
+    """Digitise a frame: photon noise, crosstalk, gain, non-linearity, read noise, bias, overscan.
 
     Photon and read noise are one draw per pixel with the variance of both and
     the skewness of the Poisson part (Cornish and Fisher 1938, first term).
@@ -187,6 +188,8 @@ def read_out(
     rng : numpy.random.Generator
     crosstalk : float
         Share of a pixel that appears in the other amplifier, read at the same time.
+    nonlinearity : float
+        A signal of x ADU counts as ``x (1 - nonlinearity x)``.
 
     Returns
     -------
@@ -206,6 +209,8 @@ def read_out(
         _gather(strip, charge, detector, start, crosstalk)
         _add_noise(strip, normal[: stop - start], read_variance, rng)
         strip /= gain
+        if nonlinearity:
+            strip -= np.float32(nonlinearity) * strip * strip
         strip += bias.columns
         strip += np.where(left, bias.rows[0, start:stop, None], bias.rows[1, start:stop, None])
         np.rint(strip, out=strip)

@@ -124,6 +124,9 @@ class Settings:
         Whether the eight focus chips are written too.
     crosstalk : float
         Share of a pixel that appears in the other amplifier.
+    nonlinearity : float
+        A signal of x ADU counts as ``x (1 - nonlinearity x)``; up to 5e-7, with which full
+        pixels still count as saturated.
     camera_seed : int
         Of everything that belongs to the camera: bias structure, pixel response.
         Zeros, flats and objects must share it.
@@ -152,6 +155,7 @@ class Settings:
     interval_s: float = 60.0
     focus_chips: bool = False
     crosstalk: float = 0.0
+    nonlinearity: float = 0.0
     camera_seed: int = 2012
 
     def __post_init__(self) -> None:
@@ -172,6 +176,10 @@ class Settings:
             f"pointing error {self.pointing_error_arcsec}: give 0 to 600 arcsec",
         )
         _demand(0 <= self.rotation_deg <= 5, f"rotation {self.rotation_deg}: give 0 to 5 degrees")
+        _demand(
+            0 <= self.nonlinearity <= 5e-7,
+            f"non-linearity {self.nonlinearity}: give 0 to 5e-7 per ADU",
+        )
         _demand(
             0 < self.first_number < 10**8,
             f"exposure number {self.first_exposure}: give 1 to 99999999",

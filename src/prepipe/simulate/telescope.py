@@ -201,7 +201,7 @@ def simulate_ccd(
         cosmic_rays = int(rng.poisson(COSMIC_RAYS_PER_MINUTE * minutes))
         add_cosmic_rays(charge, cosmic_rays, rng)
         full = saturate(charge, detector, bias)
-    raw = read_out(charge, detector, bias, rng, settings.crosstalk)
+    raw = read_out(charge, detector, bias, rng, settings.crosstalk, settings.nonlinearity)
     response = 0.0 if dead else typical_response(detector, settings.camera_seed)
     row = _ccd_row(observation, detector, bias, response, full, cosmic_rays)
     return Frame(raw, row, stars)

@@ -1,0 +1,1 @@
+"""What ``benchmarks/calibrate.py`` is made of: simulated fields, peers, accuracy."""
