@@ -8,13 +8,17 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prepipe.cli import capacity, checks
 from prepipe.cli.checks import Check, State
 from prepipe.config import Cluster, Link, Site
+from prepipe.engines.library import MasterLibrary
+from prepipe.engines.names import master_name
 from prepipe.errors import LinkError
-from prepipe.store import Journal
+from prepipe.model import Kind, Mark
+from prepipe.store import Journal, MasterRow
 
 
 def test_a_missing_raw_directory_is_a_failure_that_says_what_to_do(tmp_path):
@@ -204,6 +208,20 @@ def test_a_catalogue_whose_columns_are_not_recognised_is_a_failure(tmp_path):
 
 def test_no_masters_is_a_warning(tmp_path):
     assert checks.check_masters(Cluster(calibrations=tmp_path).calibrations).state is State.WARNING
+
+
+def test_masters_that_are_held_are_a_warning(tmp_path):
+    for kind, stem in ((Kind.ZERO, "bias"), (Kind.DOME_FLAT, "domeflat.g")):
+        name = master_name(tmp_path / "ut200306" / "25" / f"{stem}.ut200306.1_25.fits.fz")
+        mark = Mark.HELD if kind is Kind.DOME_FLAT else Mark.GOOD
+        row = MasterRow("", "", kind, 25, name.band, name.night, mark=mark, why="differs")
+        image = np.zeros((8, 8), np.float32)
+        MasterLibrary(tmp_path).add(name, image, 1.0, [("NOISE", 1.0, "")], row)
+    told = checks.check_masters(tmp_path)
+    assert told.state is State.WARNING
+    assert "1 biases, 1 dome flats" in told.found and "1 are held" in told.found
+    (tmp_path / "masters.db").write_bytes(b"nothing of the kind" * 100)
+    assert checks.check_masters(tmp_path).state is State.FAILURE
 
 
 @pytest.mark.parametrize("name", ["crosstalk", "linearity", "bad_pixels"])
