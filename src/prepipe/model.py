@@ -266,8 +266,8 @@ class Exposure:
 
     @property
     def safe_field(self) -> str:
-        """The field with everything but letters, digits, ``+`` and ``-`` removed."""
-        return re.sub(r"[^A-Za-z0-9+-]+", "", self.field) or "unnamed"
+        """The field's letters, digits, ``+`` and ``-``, as many as a file name can bear."""
+        return re.sub(r"[^A-Za-z0-9+-]+", "", self.field)[:64] or "unnamed"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,27 @@ from numpy.typing import NDArray
 from prepipe.errors import HeaderError
 from prepipe.model import Ccd, Exposure, Layout
 
-__all__ = ["Camera", "ColourTerms", "card", "number", "parse_utc"]
+__all__ = [
+    "Camera",
+    "ColourTerms",
+    "band_name",
+    "card",
+    "exposure_number",
+    "exposure_time",
+    "number",
+    "parse_utc",
+]
+
+LARGEST_NUMBER = 2**63
+"""Exposure numbers are kept in 64 bits, by FITS as by the journals."""
+
+LONGEST_EXPOSURE_S = 1e6
+
+YEARS = range(1980, 2080)
+"""The years of CCDs, as two digits of a night's name tell them."""
+
+LONGEST_NAME = 64
+"""Characters of a band or field that file names bear."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,41 @@ def number(header: Header, keyword: str, default: float | None = None) -> float:
     return result
 
 
+def exposure_number(header: Header, keyword: str) -> int:
+    """Value of a card as the number of an exposure.
+
+    Raises
+    ------
+    HeaderError
+        If it is missing, or no whole number from 0 to what 64 bits hold.
+    """
+    value = number(header, keyword)
+    if not 0 <= value < LARGEST_NUMBER or value != int(value):
+        raise HeaderError(f"card {keyword} says {value:g}, which is no exposure number")
+    # A float holds but 53 bits: the card itself, where it is an integer.
+    told = header.get(keyword)
+    return told if isinstance(told, int) else int(value)
+
+
+def exposure_time(header: Header, keyword: str) -> float:
+    """Value of a card as an exposure time, s; 0 for frames without light.
+
+    Raises
+    ------
+    HeaderError
+        If it is missing, negative, or longer than any exposure.
+    """
+    value = number(header, keyword)
+    if not 0.0 <= value <= LONGEST_EXPOSURE_S:
+        raise HeaderError(f"card {keyword} says {value:g}, which is no exposure time in seconds")
+    return value
+
+
+def band_name(text: str) -> str:
+    """The first word of a filter's name, as far as a file name can bear it."""
+    return text.strip().split(" ")[0][:LONGEST_NAME]
+
+
 def parse_utc(text: str) -> datetime:
     """Read an ISO date and time as UTC.
 
@@ -155,4 +210,6 @@ def parse_utc(text: str) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise HeaderError(f"{text!r} is not a date and time like 2020-03-06T00:04:15") from None
+    if moment.year not in YEARS:
+        raise HeaderError(f"{text!r} is no date of a CCD exposure, {YEARS[0]} to {YEARS[-1]}")
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -17,7 +17,15 @@ import numpy as np
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from prepipe.cameras.base import ColourTerms, card, number, parse_utc
+from prepipe.cameras.base import (
+    ColourTerms,
+    band_name,
+    card,
+    exposure_number,
+    exposure_time,
+    number,
+    parse_utc,
+)
 from prepipe.errors import HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
@@ -105,17 +113,14 @@ class Decam:
         """Read what was observed, and when; see `Camera.exposure`."""
         start = parse_utc(str(card(header, "DATE-OBS")))
         kind = KINDS.get(str(card(header, "OBSTYPE")).strip().lower(), Kind.OTHER)
-        expnum = number(header, "EXPNUM")
-        if expnum < 0 or expnum != int(expnum):
-            raise HeaderError(f"card EXPNUM says {expnum}, which is no exposure number")
         return Exposure(
             camera=self.name,
-            number=int(expnum),
+            number=exposure_number(header, "EXPNUM"),
             kind=kind,
             field=str(header.get("OBJECT", "")).strip(),
             band="" if kind is Kind.ZERO else _band(str(header.get("FILTER", ""))),
             start=start,
-            exposure_s=number(header, "EXPTIME"),
+            exposure_s=exposure_time(header, "EXPTIME"),
             night=Night.of(start),
         )
 
@@ -169,7 +174,7 @@ class Decam:
 
 
 def _band(filter_name: str) -> str:
-    first = filter_name.split(" ", maxsplit=1)[0]
+    first = band_name(filter_name)
     return "" if first in {"", "solid", "none", "None"} else first
 
 

@@ -45,7 +45,15 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prepipe.cameras.base import ColourTerms, card, number, parse_utc
+from prepipe.cameras.base import (
+    ColourTerms,
+    band_name,
+    card,
+    exposure_number,
+    exposure_time,
+    number,
+    parse_utc,
+)
 from prepipe.errors import ConfigError, HeaderError
 from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
 
@@ -166,12 +174,12 @@ class GenericCamera:
         kind = KINDS.get(self._text(header, cards.kind).lower(), Kind.OTHER)
         return Exposure(
             camera=self.name,
-            number=int(number(header, cards.number)),
+            number=exposure_number(header, cards.number),
             kind=kind,
             field=self._text(header, cards.field),
             band="" if kind is Kind.ZERO else self._band_of(header),
             start=start,
-            exposure_s=number(header, cards.exposure_s),
+            exposure_s=exposure_time(header, cards.exposure_s),
             night=Night.of(start, self._description.turn_hour),
         )
 
@@ -231,7 +239,7 @@ class GenericCamera:
         return {}
 
     def _band_of(self, header: Header) -> str:
-        return self._text(header, self._description.cards.band).split(" ")[0]
+        return band_name(self._text(header, self._description.cards.band))
 
     def _detector_of(self, header: Header) -> Detector:
         """The detector's values, as they are in the band of this frame."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from astropy.io.fits import Header
+from astropy.io.fits import Card, Header
 
 from prepipe.errors import FitsError
 
@@ -38,6 +38,11 @@ _VALUE_COLUMN = 10
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _REAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[EDed][+-]?[0-9]{1,3})?")
+_USUAL = re.compile(
+    rb" *(?:'(?:[^']|'')*'|[TF]|[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[EDed][+-]?[0-9]{1,3})?)?"
+    rb" *(?:/.*)?"
+)
+"""Value and comment as nearly all cards have them."""
 
 CardValue = bool | int | float | str
 
@@ -120,9 +125,22 @@ def replace_value(card: bytes, value: CardValue) -> bytes:
 
 
 def header_from_cards(cards: Iterable[bytes]) -> Header:
-    """astropy Header of `cards`; bytes outside ASCII become question marks."""
-    text = b"".join(cards).decode("ascii", "replace").replace("\ufffd", "?")
-    return Header.fromstring(text)
+    """astropy Header of `cards`; bytes outside ASCII become question marks.
+
+    Cards whose value makes no sense are left out: astropy would raise when it is asked for.
+    """
+    readable = b"".join(card for card in cards if _is_readable(card))
+    return Header.fromstring(readable.decode("ascii", "replace").replace("\ufffd", "?"))
+
+
+def _is_readable(card: bytes) -> bool:
+    if card[8:10] != b"= " or _USUAL.fullmatch(card, 10):
+        return True
+    try:
+        _ = Card.fromstring(card).value
+    except Exception:  # astropy raises whatever an odd value leads it to
+        return False
+    return True
 
 
 def _fixed(value: CardValue) -> str:

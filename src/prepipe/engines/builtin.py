@@ -26,6 +26,7 @@ from prepipe.engines.products import read_master
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.reference import load_reference
 from prepipe.engines.reference_manifest import MANIFEST
+from prepipe.engines.sanity import exposure_flags, light_flags, require_sane
 from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
 from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.errors import InputError, StorageError
@@ -115,7 +116,7 @@ def reduce_ccd(
     Raises
     ------
     HeaderError
-        If the header does not tell where the amplifiers are.
+        If the header does not tell where the amplifiers are, or its gain cannot be.
     PixelError
         If the pixels have a wrong type or shape.
     StorageError
@@ -123,7 +124,7 @@ def reduce_ccd(
     """
     watch = watch or Stopwatch()
     settings = order.calibration
-    layout = camera.layout(raw.header, raw.pixels)
+    layout = require_sane(camera.layout(raw.header, raw.pixels))
     with watch.timing("masters"):
         masters = Masters()
         if camera.needs_masters:
@@ -227,7 +228,11 @@ def _summary(
     return Reduction(
         exposure=raw.exposure.number,
         ccd=raw.ccd.number,
-        flags=(*(("OTHER_KIND",) if raw.exposure.kind is Kind.OTHER else ()), *results.flags),
+        flags=(
+            *exposure_flags(raw.exposure),
+            *results.flags,
+            *light_flags(photometry, camera, raw.exposure.band),
+        ),
         wcs_rms_mas=None if solution is None else _known(solution.rms_mas),
         wcs_worst_mas=None if solution is None else _known(solution.worst_error_mas),
         wcs_matches=0 if solution is None else solution.matches,

@@ -132,7 +132,7 @@ def solve_wcs(
     """
     try:
         nominal = Tpv.from_header(camera.wcs_header(raw.header, layout))
-    except HeaderError:
+    except (HeaderError, ArithmeticError):  # absurd numbers overflow
         return Astrometry(None, None, None, ("NO_NOMINAL_WCS", "NO_WCS"))
     if reference is None:
         return Astrometry(nominal, None, None, ("NO_REFERENCE",))

@@ -39,6 +39,14 @@ SILENT = 0.9
 """A CCD with more of its pixels noiseless holds no image."""
 
 
+PART_DEAD = 0.02
+"""A CCD with more of its pixels dead lacks a part worth telling of."""
+
+
+MANY_COSMIC_RAYS = 0.02
+"""A frame with more of its pixels hit is no exposure of the sky, or its stars passed for hits."""
+
+
 TRAILED = 0.4
 """Ellipticity above which the telescope moved rather than focused badly."""
 
@@ -141,9 +149,13 @@ def clean_pixels(
     silent = mark_silent(frame.mask, background, frame.read_noise)
     if not math.isfinite(background.median_level) or silent > SILENT:
         flags.append("BLANK")
+    elif _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in flags:
+        flags.append("PARTIAL_DEAD")
     n_cosmic_rays = find_cosmic_rays(
         frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
     )
+    if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
+        flags.append("MANY_COSMIC_RAYS")
     image = subtract(frame.image, background, mask=_with_blind_edges(frame.mask))
     return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags))
 
@@ -187,6 +199,11 @@ def _amplifier_flags(layout: Layout, dead: Flags) -> list[str]:
     elif names & set(dead):
         flags.append("PARTIAL_DEAD")
     return flags
+
+
+def _dead_part(mask: NDArray[np.uint8]) -> float:
+    """Fraction of the pixels that are dead, of every eighth row and column."""
+    return float(np.mean((mask[::8, ::8] & np.uint8(Mask.DEAD)) != 0))
 
 
 def _lacks_overscan(layout: Layout) -> bool:

@@ -72,6 +72,12 @@ _FLAGS = {
         "its header calls it neither an exposure of the sky nor a zero or dome flat: "
         "a sky flat, a dark, a focus frame?",
     ),
+    "NO_EXPOSURE_TIME": _Meaning(
+        _ORANGE, "the header tells an exposure time of 0 s: no zero point without one", _ZERO_POINT
+    ),
+    "MANY_COSMIC_RAYS": _Meaning(
+        _ORANGE, "{r.n_cosmic_rays} pixels are cosmic rays, or stars far sharper than supposed"
+    ),
     # the sources
     "NO_SOURCES": _Meaning(_RED, "no source was found in the frame", _ALL),
     "NO_PSF_STARS": _Meaning(_ORANGE, "no star is fit to measure the seeing", _STARS),
@@ -103,6 +109,11 @@ _FLAGS = {
     # photometry
     "NO_ZERO_POINT": _Meaning(
         _ORANGE, "no zero point: no catalogue star could be measured", _ZERO_POINT
+    ),
+    "TOO_MUCH_LIGHT": _Meaning(
+        _RED,
+        "more light came than a clear sky lets through: a doubled exposure, or a wrong "
+        "exposure time or gain in the header?",
     ),
     "FEW_ZP_STARS": _Meaning(_YELLOW, "zero point from {r.zero_point_stars} stars only"),
     "ZP_SCATTER": _Meaning(_YELLOW, "stars disagree on the zero point"),
