@@ -191,7 +191,7 @@ def _second_tries(done: dict[Place, tuple[Order, Outcome]]) -> list[Order]:
     again = []
     for order, outcome in done.values():
         found = outcome.reduction
-        tried = [attempt.rung for attempt in (*found.wcs_tries, *order.hints)]
+        tried = {attempt.rung for attempt in found.wcs_tries} | {hint.rung for hint in order.hints}
         if can_be_helped(found.flags) and outcome.exposure.kind is Kind.OBJECT:
             hints = new_hints(pointing(outcome), told, tried)
             again += [replace(order, hints=hints)] if hints else []

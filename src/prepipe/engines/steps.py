@@ -212,8 +212,9 @@ def _lacks_overscan(layout: Layout) -> bool:
 
 def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The mask with glowing edges counted as dead: no star is brighter than the glow there."""
-    edges = (mask & np.uint8(Mask.EDGE)) != 0
-    return mask | edges.astype(np.uint8) * np.uint8(Mask.DEAD)
+    blind = mask.copy()
+    blind[(mask & np.uint8(Mask.EDGE)) != 0] |= np.uint8(Mask.DEAD)
+    return blind
 
 
 def _mark_edges(mask: NDArray[np.uint8], layout: Layout, columns: int) -> None:
