@@ -116,7 +116,7 @@ def sdss_frame(band: str, work: Path) -> Frame:
     rows = [
         _row(f"{name}: WCS rms", found.wcs_rms_mas, "mas"),
         _row(f"{name}: WCS stars", found.wcs_matches),
-        *_against(survey_wcs, found.product, name, "mas"),
+        *_against(survey_wcs, found.product, name),
         _row(f"{name}: zero point scatter", found.zero_point_scatter, "mag"),
         _row(f"{name}: zero point stars", found.zero_point_stars),
         _row(f"{name}: zero point - survey's", found.zero_point - survey, "mag"),
@@ -158,7 +158,7 @@ def community_pipeline_crop(work: Path) -> Frame:
     rows = [
         _row(f"{name}: WCS rms", found.wcs_rms_mas, "mas"),
         _row(f"{name}: WCS stars", found.wcs_matches),
-        *_against(survey_wcs, found.product, name, "mas"),
+        *_against(survey_wcs, found.product, name),
         _row(f"{name}: zero point - Legacy Surveys'", found.zero_point - pipeline, "mag"),
         _row(f"{name}: error of the zero point", _error_of_mean(found), "mag"),
         _row(f"{name}: sky noise / pipeline's", found.sky_noise_adu * np.sqrt(np.median(weight))),
@@ -226,7 +226,7 @@ def _error_of_mean(found: Any) -> float:
     return float(found.zero_point_scatter / math.sqrt(found.zero_point_stars))
 
 
-def _against(survey: WCS, product: str, name: str, unit: str) -> list[Row]:
+def _against(survey: WCS, product: str, name: str) -> list[Row]:
     """Our WCS against the survey's on a grid over the frame."""
     header = fits.Header(dict(fitsio.read_header(product, ext="IMAGE")))
     ours = WCS(header, fix=False)
@@ -239,8 +239,8 @@ def _against(survey: WCS, product: str, name: str, unit: str) -> list[Row]:
     apart = math.hypot(float(east.mean()), float(north.mean()))
     bend = math.sqrt(0.5 * (float(east.var()) + float(north.var())))
     return [
-        _row(f"{name}: WCS - survey's, mean", apart, unit),
-        _row(f"{name}: WCS - survey's, rms about the mean", bend, unit),
+        _row(f"{name}: WCS - survey's, mean", apart, "mas"),
+        _row(f"{name}: WCS - survey's, rms about the mean", bend, "mas"),
     ]
 
 
