@@ -212,8 +212,9 @@ def _lacks_overscan(layout: Layout) -> bool:
 
 def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The mask with glowing edges counted as dead: no star is brighter than the glow there."""
-    blind = mask.copy()
-    blind[(mask & np.uint8(Mask.EDGE)) != 0] |= np.uint8(Mask.DEAD)
+    blind: NDArray[np.uint8] = mask & np.uint8(Mask.EDGE)
+    blind >>= np.uint8(int(Mask.EDGE).bit_length() - int(Mask.DEAD).bit_length())
+    blind |= mask
     return blind
 
 
