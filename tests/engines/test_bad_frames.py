@@ -266,6 +266,7 @@ FRAMES: dict[str, tuple[Change, str | None, Colour]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("name", FRAMES)
 def test_whatever_the_frame_there_is_a_product_with_its_flag_and_colour(
     plain: Plain, tmp_path: Path, name: str
