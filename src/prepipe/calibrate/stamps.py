@@ -233,7 +233,7 @@ def _copy_good(
             bits |= marks[i]
         for i in range(side, width):
             stamp[j, i] = np.float32(0)
-    return bits & (_LOST_BITS | _DOUBTFUL_BITS) == 0 and nothing == np.float32(0)
+    return bool(bits & (_LOST_BITS | _DOUBTFUL_BITS) == 0 and nothing == np.float32(0))
 
 
 @njit(cache=True)
