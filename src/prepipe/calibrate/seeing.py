@@ -106,9 +106,9 @@ def _sizes(
     variance = float(np.median(background.rms[np.isfinite(background.rms)])) ** 2
     window_px = max(NARROW * fwhm_px, NARROWEST_PX)
     sources = measure(image, mask, peaks, fwhm_px=window_px, sky_variance=variance)
-    usable = ((sources.flags & DISTURBED) == 0) & np.isfinite(sources.size)
-    sizes: NDArray[np.float64] = sources.size[usable]
-    return sizes
+    sizes = sources.size[(sources.flags & DISTURBED) == 0]
+    finite: NDArray[np.float64] = sizes[np.isfinite(sizes)]
+    return finite
 
 
 def _most_frequent(sizes: NDArray[np.float64]) -> float:

@@ -233,8 +233,7 @@ def _copy_good(
             bits |= marks[i]
         for i in range(side, width):
             stamp[j, i] = np.float32(0)
-    good: bool = bits & (_LOST_BITS | _DOUBTFUL_BITS) == 0 and nothing == np.float32(0)
-    return good
+    return bool(bits & (_LOST_BITS | _DOUBTFUL_BITS) == 0 and nothing == np.float32(0))
 
 
 @njit(cache=True)

@@ -323,6 +323,7 @@ def _opened(
     return load_reference(path, band, dict(columns))
 
 
-@lru_cache(maxsize=8)
+# One CCD's bias and flat: more of them would take more memory than all else of a worker.
+@lru_cache(maxsize=2)
 def _read_master(path: Path, _mtime_ns: int) -> tuple[NDArray[np.float32], float]:
     return read_master(path)
