@@ -189,6 +189,10 @@ class Calibration(_Section):
     )
     search_arcsec: float = Field(75.0, gt=0, description="largest pointing error looked for")
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
+    photometry: Literal["aperture", "psf"] = Field(
+        "aperture",
+        description="psf fits overlapping stars together, for crowded fields; aperture is faster",
+    )
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
     rescue: Rescue = Rescue()
     days: int = Field(30, ge=0, description="masters further away in time than this are not used")

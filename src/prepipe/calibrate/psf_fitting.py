@@ -41,7 +41,7 @@ _MOST_SHARED = 0.95
 
 
 @njit(cache=True)
-def subtract_stars(left: Image, profile: Profile, stars: Stars) -> None:
+def subtract_stars(left: Image, profile: Profile, stars: Stars, order: NDArray[np.int64]) -> None:
     """Take all stars out of an image.
 
     Parameters
@@ -53,11 +53,13 @@ def subtract_stars(left: Image, profile: Profile, stars: Stars) -> None:
     stars : tuple
         x, y (pixels), flux (e-), half side of the square a star is subtracted in (int32), radius
         within which it is fitted (pixels) and whether it may move (bool), each of n elements.
+    order : (k,) int64 ndarray
+        Which star comes when: those near each other in turn find their pixels in the cache.
     """
     x, y, flux, half, _, _ = stars
     buffers = _buffers(profile)
-    for s in range(x.size):
-        _mix(left.shape, profile, x[s], y[s], buffers)
+    for s in order:
+        _mix(left.shape, profile, x[s], y[s], half[s], buffers)
         _subtract(left, profile, flux[s], x[s], y[s], half[s], buffers)
 
 
@@ -82,8 +84,8 @@ def sweep(
         As in `subtract_stars`; x, y and flux are changed.
     start : tuple of (n,) float64 ndarray
         x and y that a star may leave by `farthest`.
-    order : (n,) int64 ndarray
-        Which star comes when.
+    order : (k,) int64 ndarray
+        As in `subtract_stars`; stars that are not in it stay as they are.
     farthest : float
         Pixels.
     """
@@ -93,7 +95,7 @@ def sweep(
     sums = np.empty(11)
     least = _NEGLIGIBLE * np.sqrt(frame[4])
     for s in order:
-        _mix(shape, profile, x[s], y[s], buffers)
+        _mix(shape, profile, x[s], y[s], max(half[s], int(radius[s] + 1.0)), buffers)
         seen, whole = _normal_equations(frame, profile, x[s], y[s], radius[s], buffers, sums)
         if seen < _LEAST_SEEN * whole or sums[0] <= 0.0:
             continue
@@ -120,6 +122,7 @@ def appraise(
     frame: Frame,
     profile: Profile,
     stars: Stars,
+    order: NDArray[np.int64],
     cells: Cells,
     error: Floats,
     chi2: Floats,
@@ -132,6 +135,8 @@ def appraise(
     frame, profile, stars : tuple
         As in `sweep`; the flux takes its last step, the same for all of them at once, which
         also brings in what was learned of the sky since.
+    order : (n,) int64 ndarray
+        All stars.
     cells : tuple
         The two arrays of `cells_of_peaks`, and the number of cells along y and x.
     error : (n,) float64 ndarray
@@ -145,8 +150,8 @@ def appraise(
     buffers, others = _buffers(profile), _buffers(profile)
     sums = np.empty(11)
     information = np.zeros(x.size)
-    for s in range(x.size):
-        _mix(frame[0].shape, profile, x[s], y[s], buffers)
+    for s in order:
+        _mix(frame[0].shape, profile, x[s], y[s], int(radius[s] + 1.0), buffers)
         here, whole = _normal_equations(frame, profile, x[s], y[s], radius[s], buffers, sums)
         free = sums[10] - (3.0 if movable[s] else 1.0)
         information[s] = sums[0]
@@ -155,7 +160,7 @@ def appraise(
         error[s] = np.sqrt(_own_variance(sums, movable[s]))
         if here >= _LEAST_SEEN * whole and sums[0] > 0.0:
             flux[s] += sums[6] / sums[0]
-    for s in range(x.size):
+    for s in order:
         if information[s] > 0.0:
             shared = _shared(frame, profile, stars, cells, s, information, buffers, others)
             error[s] /= np.sqrt(1.0 - min(shared, _MOST_SHARED))
@@ -178,15 +183,21 @@ def _buffers(profile: Profile) -> Buffers:
 
 @njit(cache=True, fastmath=_SUMS)
 def _mix(
-    shape: tuple[int, int], profile: Profile, x: float, y: float, buffers: Buffers
+    shape: tuple[int, int], profile: Profile, x: float, y: float, half: int, buffers: Buffers
 ) -> None:
-    """The spline's coefficients at one place of the CCD."""
+    """The spline's coefficients at one place of the CCD, for the rows within `half`."""
+    size = profile[0].shape[3]
     flat = profile[0].reshape(3, -1)
-    middle, to_right, to_top, out = flat[0], flat[1], flat[2], buffers[3]
     u = np.float32(2.0 * x / max(shape[1] - 1, 1) - 1.0)
     v = np.float32(2.0 * y / max(shape[0] - 1, 1) - 1.0)
-    for k in range(out.size):
-        out[k] = middle[k] + u * to_right[k] + v * to_top[k]
+    inner = min(half, profile[3])
+    length = (2 * inner + 4) * size
+    for block in range(OVERSAMPLING * OVERSAMPLING):
+        begin = (block * size + profile[3] + MARGIN - inner - 1) * size
+        middle, to_right = flat[0, begin : begin + length], flat[1, begin : begin + length]
+        to_top, out = flat[2, begin : begin + length], buffers[3][begin : begin + length]
+        for k in range(length):
+            out[k] = middle[k] + u * to_right[k] + v * to_top[k]
 
 
 @njit(cache=True)
@@ -198,7 +209,10 @@ def _taps(offset: float) -> tuple[int, Image]:
     g = 1.0 - f
     taps = np.empty((2, 4), np.float32)
     taps[0, 0], taps[0, 3] = g**3 / 6.0, f**3 / 6.0
-    taps[0, 1], taps[0, 2] = 2.0 / 3.0 - f * f * (1.0 - 0.5 * f), 2.0 / 3.0 - g * g * (1.0 - 0.5 * g)
+    taps[0, 1], taps[0, 2] = (
+        2.0 / 3.0 - f * f * (1.0 - 0.5 * f),
+        2.0 / 3.0 - g * g * (1.0 - 0.5 * g),
+    )
     # A star that moves to the right moves its nodes to the right.
     slope = 0.5 * OVERSAMPLING
     taps[1, 0], taps[1, 3] = slope * g * g, -slope * f * f
@@ -220,8 +234,9 @@ def _interpolate(
 ) -> None:
     """The core of a star that lies (dx, dy) off the middle of a pixel, and its slopes.
 
-    Row j, from -half to half, stands at ``(j + half) * size``, and in it column i at ``i + middle``;
-    the few first and last columns mean nothing. In this layout a whole plane is one long line.
+    Row j, from -half to half, stands at ``(j + half) * size``, and in it column i at
+    ``i + middle``; the first and last few columns mean nothing. In this layout a whole plane is
+    one long line.
     """
     core, slope_x, slope_y, mixed, along, along_slope = buffers
     size = profile[0].shape[3]
@@ -282,44 +297,63 @@ def _subtract(
     """Take a star out of the image, wherever it reaches into it."""
     ny, nx = left.shape
     row, column = int(np.floor(y + 0.5)), int(np.floor(x + 0.5))
-    size, reach = profile[0].shape[3], profile[3]
-    inner = min(half, reach)
+    inner = min(half, profile[3])
     if not (-half <= row < ny + half and -half <= column < nx + half):
         return
     _interpolate(profile, x - column, y - row, inner, False, buffers)
-    light = np.float32(flux)
-    begin, end = max(0, column - inner), min(nx, column + inner + 1)
+    first, last = max(0, column - half), min(nx, column + half + 1)
+    begin = min(max(0, column - inner), last)
+    end = max(min(nx, column + inner + 1), first)
+    pixels, core = left.reshape(-1), buffers[0]
+    begin_core = begin - column + profile[3] + MARGIN
     for j in range(max(0, row - half), min(ny, row + half + 1)):
-        across = left[j]
         if abs(j - row) > inner:
-            _subtract_wing(across, profile, flux, x, j - y, max(0, column - half), min(nx, column + half + 1))
+            _subtract_wing(pixels, j * nx, first, last, profile, flux, x, j - y)
             continue
         if end > begin:
-            at = (j - row + inner) * size + begin - column + reach + MARGIN
-            star, pixels = buffers[0][at : at + end - begin], across[begin:end]
-            for i in range(pixels.size):
-                pixels[i] -= light * star[i]
+            at = (j - row + inner) * profile[0].shape[3] + begin_core
+            _subtract_line(pixels, j * nx + begin, core, at, end - begin, np.float32(flux))
         if half > inner:
-            _subtract_wing(across, profile, flux, x, j - y, max(0, column - half), min(nx, column - inner))
-            _subtract_wing(
-                across, profile, flux, x, j - y, max(0, column + inner + 1), min(nx, column + half + 1)
-            )
+            _subtract_wing(pixels, j * nx, first, begin, profile, flux, x, j - y)
+            _subtract_wing(pixels, j * nx, end, last, profile, flux, x, j - y)
+
+
+# Indices without sign and lines without slices: these loops are short and many.
+
+
+@njit(cache=True)
+def _subtract_line(
+    pixels: Line, start: int, core: Line, at: int, count: int, flux: np.float32
+) -> None:
+    """Take a part of one line of the core out of a part of one row."""
+    to, source = np.uint64(start), np.uint64(at)
+    for k in range(np.uint64(count)):
+        pixels[to + k] -= flux * core[source + k]
 
 
 @njit(cache=True)
 def _subtract_wing(
-    across: Line, profile: Profile, flux: float, x: float, dy: float, begin: int, end: int
+    pixels: Line,
+    start: int,
+    begin: int,
+    end: int,
+    profile: Profile,
+    flux: float,
+    x: float,
+    dy: float,
 ) -> None:
-    """Take the outskirts of a star out of a part of one row."""
-    wing = profile[1]
-    per_step = np.float32(1.0 / profile[2])
-    squared, light = np.float32(dy * dy), np.float32(flux)
-    for i in range(max(begin, 0), end):
-        dx = np.float32(i - x)
-        at = (dx * dx + squared) * per_step
-        k = np.uint32(at)
-        low = wing[k]
-        across[i] -= light * (low + (at - np.float32(k)) * (wing[k + np.uint32(1)] - low))
+    """Take the outskirts of a star out of a part of the row that starts at `start`."""
+    if end <= begin:
+        return
+    wing, per_step = profile[1], np.float32(1.0 / profile[2])
+    squared, light, dx = np.float32(dy * dy), np.float32(flux), np.float32(begin - x)
+    to, one = np.uint64(start + begin), np.uint64(1)
+    for k in range(np.uint64(end - begin)):
+        away = dx + np.float32(k)
+        at = (away * away + squared) * per_step
+        node = np.uint64(at)
+        low = wing[node]
+        pixels[to + k] -= light * (low + (at - np.float32(node)) * (wing[node + one] - low))
 
 
 @njit(cache=True, fastmath=_SUMS)
@@ -392,7 +426,10 @@ def _solve(sums: Floats, flux: float) -> tuple[float, float, float]:
     determinant = a * c - b * b
     if not determinant > 0.0:
         return sums[6] / pp, 0.0, 0.0
-    by_x, by_y = (c * right_x - b * right_y) / determinant, (a * right_y - b * right_x) / determinant
+    by_x, by_y = (
+        (c * right_x - b * right_y) / determinant,
+        (a * right_y - b * right_x) / determinant,
+    )
     longest = max(abs(by_x), abs(by_y)) / flux
     if longest > _LONGEST_STEP:
         by_x, by_y = by_x * _LONGEST_STEP / longest, by_y * _LONGEST_STEP / longest
@@ -440,7 +477,9 @@ def _shared(
                 drawn = True
                 _draw_core(frame, profile, x[s], y[s], buffers)
             _draw_core(frame, profile, x[q], y[q], others)
-            overlap = _overlap(frame, profile, (x[s], y[s]), (x[q], y[q]), radius[s], buffers[0], others[0])
+            overlap = _overlap(
+                frame, profile, (x[s], y[s]), (x[q], y[q]), radius[s], buffers[0], others[0]
+            )
             lost += overlap * overlap / (information[s] * information[q])
     return lost
 
@@ -448,10 +487,8 @@ def _shared(
 @njit(cache=True)
 def _draw_core(frame: Frame, profile: Profile, x: float, y: float, buffers: Buffers) -> None:
     """Fill in the whole core of a star."""
-    _mix(frame[0].shape, profile, x, y, buffers)
-    _interpolate(
-        profile, x - np.floor(x + 0.5), y - np.floor(y + 0.5), profile[3], False, buffers
-    )
+    _mix(frame[0].shape, profile, x, y, profile[3], buffers)
+    _interpolate(profile, x - np.floor(x + 0.5), y - np.floor(y + 0.5), profile[3], False, buffers)
 
 
 @njit(cache=True)
@@ -472,7 +509,9 @@ def _overlap(
     other_row, other_column = int(np.floor(other[1] + 0.5)), int(np.floor(other[0] + 0.5))
     half = min(int(radius), reach)
     total = 0.0
-    for j in range(max(0, row - half, other_row - reach), min(ny, row + half + 1, other_row + reach + 1)):
+    for j in range(
+        max(0, row - half, other_row - reach), min(ny, row + half + 1, other_row + reach + 1)
+    ):
         at, at_other = (j - row + reach) * size, (j - other_row + reach) * size
         for i in range(
             max(0, column - half, other_column - reach),

@@ -241,7 +241,7 @@ def _robust_fit(terms: Floats, values: Floats) -> tuple[Floats, float]:
         scatter = 1.4826 * float(np.median(away))
         before, kept = kept, away <= CLIP * scatter + 1e-12
         weighted = terms * kept[:, None]
-        coefficients = np.linalg.solve(weighted.T @ terms, weighted.T @ values)
+        coefficients[:] = np.linalg.solve(weighted.T @ terms, weighted.T @ values)
         if np.array_equal(before, kept):
             break
     return coefficients, scatter

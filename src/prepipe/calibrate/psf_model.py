@@ -38,6 +38,7 @@ _PRIOR_SHARE = 0.1
 _PRIOR_FLOOR = 3e-4
 _PRIOR_SLOPE = 0.3
 _CLIP = 5.0
+_STAR_TO_STAR = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +196,8 @@ def _gather(
 ) -> None:
     """Sum up, at each node, the normal equations of residual = a + b u + c v.
 
-    Sums per node: w, wu, wv, wuu, wuv, wvv, then w, wu, wv times the residual. Each pixel counts at the
-    four nodes around it, by how near it is to each.
+    Sums per node: w, wu, wv, wuu, wuv, wvv, then w, wu, wv times the residual. Each pixel
+    counts at the four nodes around it, by how near it is to each.
     """
     ny, nx = image.shape
     middle = sums.shape[0] // 2
@@ -210,8 +211,9 @@ def _gather(
                     continue
                 residual = left[j, i]
                 light = max(image[j, i] - residual, np.float32(0))
-                variance = sky_variance + light + (0.02 * light) ** 2
-                if residual * residual > 25.0 * (variance + (0.1 * light) ** 2):
+                variance = sky_variance + light + (_STAR_TO_STAR * light) ** 2
+                usual = variance + (_PRIOR_SHARE * light) ** 2
+                if residual * residual > _CLIP**2 * usual:
                     continue
                 weight = flux * flux / variance
                 residual /= flux

@@ -41,6 +41,7 @@ _FARTHEST_FWHM = 0.35
 _FAINTEST_SIGMA = 0.1
 _LARGEST_HALF = 250
 _SKY_BOX = 64
+_BAND = 32
 _EXAMPLES = 300
 _FEWEST_EXAMPLES = 20
 _EXAMPLE_ROUNDS = 2
@@ -234,28 +235,29 @@ class _Field:
         for _ in range(_EXAMPLE_ROUNDS):
             self.sweep(examples)
         told = self.x[examples], self.y[examples], self.flux[examples]
-        self.model = refined(
-            self.model, self.image, self.left, self.mask, told, self.sky_variance
-        )
+        self.model = refined(self.model, self.image, self.left, self.mask, told, self.sky_variance)
         self.subtract_all()
 
     def subtract_all(self) -> None:
         """Begin anew with what is left of the image."""
         np.copyto(self.left, self.image)
-        subtract_mesh(self.left, self.sky)
+        if self.sky.any():
+            subtract_mesh(self.left, self.sky)
         faintest = _FAINTEST_SIGMA * np.sqrt(self.sky_variance) / np.maximum(self.flux, 1e-3)
         radius = np.sqrt(self.model.wing_step * np.searchsorted(-self.model.wing, -faintest))
         smallest = np.minimum(np.ceil(self.radius) + 1.0, self.model.reach)
         self.half = np.clip(np.ceil(radius), smallest, _LARGEST_HALF).astype(np.int32)
-        subtract_stars(self.left, self.profile, self.stars)
+        subtract_stars(self.left, self.profile, self.stars, self.ordered())
+
+    def ordered(self, which: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """All stars or some, along bands of rows: one after the other in the same pixels."""
+        which = np.arange(self.x.size) if which is None else which
+        return which[np.lexsort((self.x[which], self.y[which] // _BAND))]
 
     def sweep(self, which: NDArray[np.int64] | None = None) -> None:
-        """Fit all stars once, or some; from the lowest row up, as the pixels lie in memory."""
-        rows = self.y if which is None else self.y[which]
-        order = np.argsort(rows, kind="stable")
-        order = order if which is None else which[order]
-        start = self.x0, self.y0
-        sweep(self.frame, self.profile, self.stars, start, order, _FARTHEST_FWHM * self.fwhm)
+        """Fit all stars once, or some."""
+        start, farthest = (self.x0, self.y0), _FARTHEST_FWHM * self.fwhm
+        sweep(self.frame, self.profile, self.stars, start, self.ordered(which), farthest)
 
     def measure_sky(self) -> None:
         """Take out what is left of the sky."""
@@ -285,7 +287,7 @@ class _Field:
         column = np.clip(np.rint(self.x), 0, nx - 1).astype(np.int32)
         cells = (*cells_of_peaks(row, column, *grid), *grid)
         error, chi2, seen = (np.empty(self.x.size) for _ in range(3))
-        appraise(self.frame, self.profile, self.stars, cells, error, chi2, seen)
+        appraise(self.frame, self.profile, self.stars, self.ordered(), cells, error, chi2, seen)
         return error, chi2, seen
 
 
@@ -324,9 +326,7 @@ def _companions(field: _Field, sources: Sources, psf: Psf, snr: float) -> Source
     return replace(found, flags=found.flags | disturbed)
 
 
-def _forbidden(
-    field: _Field, sources: Sources, psf: Psf
-) -> list[tuple[NDArray[np.bool_], float]]:
+def _forbidden(field: _Field, sources: Sources, psf: Psf) -> list[tuple[NDArray[np.bool_], float]]:
     """Sources near which nothing is a companion, and how near, FWHM.
 
     What is left of a saturated star is no star, nor what is left of a galaxy. But where stars

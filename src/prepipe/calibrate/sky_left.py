@@ -16,7 +16,7 @@ CLIP = 3.0
 """Standard deviations beyond which a pixel is no sky."""
 
 _ROUNDS = 3
-_EVERY = 4
+_EVERY = 8
 _LEAST_USED = 0.1
 
 
@@ -90,7 +90,9 @@ def _copy(pixels: Line, bits: NDArray[np.uint8], unfit: np.uint8, out: Line) -> 
 
 
 @njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _mean_within(values: Line, level: np.float32, limit: np.float32) -> tuple[np.float32, np.float32]:
+def _mean_within(
+    values: Line, level: np.float32, limit: np.float32
+) -> tuple[np.float32, np.float32]:
     """Mean of the values that lie near a level, and how many they are."""
     total, used = np.float32(0), np.float32(0)
     for i in range(values.size):

@@ -51,6 +51,10 @@ def calibrate(
     cals: Annotated[
         Path | None, typer.Option(help="Masters made by make-cals; without, none is applied.")
     ] = None,
+    photometry: Annotated[
+        str | None,
+        typer.Option(help="aperture, or psf: overlapping stars are fitted together."),
+    ] = None,
     camera: CameraName = None,
     config: OptionalConfig = None,
     workers: Annotated[int, typer.Option(min=1, help="CCDs calibrated at the same time.")] = 1,
@@ -59,6 +63,8 @@ def calibrate(
     """Calibrate raw exposures or packets, without journal or queue."""
     site = site_of(config, camera)
     settings = _calibration(site, refcat, columns)
+    if photometry is not None:
+        settings = _measured_by(settings, photometry)
     if cals is not None and not cals.exists():
         raise ConfigError(f"the directory of masters, {cals}, does not exist")
     writable(out, "--out")
@@ -110,6 +116,13 @@ def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibr
             f"{error}, with `[calibration] columns` or --columns ra=RA_J2000,mag=rmag"
         ) from error
     return settings
+
+
+def _measured_by(settings: Calibration, photometry: str) -> Calibration:
+    known = ("aperture", "psf")
+    if photometry not in known:
+        raise ConfigError(f"--photometry {photometry}: choose of {', '.join(known)}")
+    return settings.model_copy(update={"photometry": photometry})
 
 
 def _column_names(text: str) -> dict[str, str]:

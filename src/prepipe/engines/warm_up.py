@@ -15,7 +15,7 @@ from prepipe.codec.rice_image import compile_kernels
 from prepipe.config import Calibration
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.sky import calibrate_flux, solve_wcs
-from prepipe.engines.steps import Masters, clean_pixels, measure_sources
+from prepipe.engines.steps import Masters, clean_pixels, fit_profiles, measure_sources
 from prepipe.model import Ccd, Exposure, Kind, Night
 
 __all__ = ["warm_up"]
@@ -38,6 +38,7 @@ def warm_up() -> None:
     settings = Calibration()
     astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings)
     calibrate_flux(raw, camera, clean, measured, astrometry)
+    fit_profiles(clean, measured, 5.0)
     inverse_variance(clean.frame.variance, clean.frame.mask)
     compile_kernels()
 
