@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ _MOST_STACKED = 200
 _SNR_MIN = 20.0
 _SIZE_TOLERANCE = 0.08
 _MOST_PICKS = 8
+_UNEVEN = 0.03
 _STACK_RADIUS = 1.2
 _STACK_BINS = 30
 _STACK_CLIP = 4.0
@@ -188,12 +189,20 @@ def measure_psf(image: NDArray[np.float32], sources: Sources, fwhm_guess_px: flo
     stars = _pick_stars(sources, image.shape)
     if stars.size < _FEWEST_STARS:
         return _unknown(image.shape, stars)
-    profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px)
+    alike = np.ones(stars.size)
+    profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px, alike)
     width = SIGMA_TO_FWHM * float(np.median(sources.size[stars]))
     fwhm_px, beta = _fit_moffat(*profile, width)
     if not max(_SHARPEST, 0.25 * width) < fwhm_px < 2.0 * width:
         return _unknown(image.shape, stars)
     fitted = _fit_map(image.shape, sources, stars, fwhm_px, beta)
+    relative = fitted.at(sources.x[stars], sources.y[stars])[0] / fwhm_px
+    if np.ptp(relative) > _UNEVEN:
+        # The mean of narrow and wide stars is no star: scaled to one width they are alike.
+        profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px, relative)
+        scaled_px, beta = _fit_moffat(*profile, width)
+        fitted = replace(fitted, fwhm_px=fitted.fwhm_px * (scaled_px / fwhm_px))
+        fwhm_px = scaled_px
     _, e1, e2 = fitted.grid(16, 16)
     ellipticity = float(e1.mean()), float(e2.mean())
     return Psf(fwhm_px=fwhm_px, beta=beta, ellipticity=ellipticity, map=fitted, stars=stars)
@@ -237,23 +246,34 @@ def _most_frequent(values: NDArray[np.float64]) -> float:
 
 
 def _mean_profile(
-    image: NDArray[np.float32], sources: Sources, stars: NDArray[np.int64], radius: float
+    image: NDArray[np.float32],
+    sources: Sources,
+    stars: NDArray[np.int64],
+    radius: float,
+    relative: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean distance, mean brightness and total weight in rings around the stars, each of flux 1."""
-    isolated = stars[(sources.flags[stars] & SourceFlag.NEIGHBOUR) == 0]
-    chosen = isolated if isolated.size >= _FEWEST_ISOLATED else stars
-    chosen = chosen[np.argsort(-sources.snr[chosen], kind="stable")[:_MOST_STACKED]]
+    """Mean distance, mean brightness and total weight in rings around the stars, each of flux 1.
+
+    Each star is shrunk by its `relative` width.
+    """
+    isolated = (sources.flags[stars] & SourceFlag.NEIGHBOUR) == 0
+    usable = (
+        np.flatnonzero(isolated) if isolated.sum() >= _FEWEST_ISOLATED else np.arange(stars.size)
+    )
+    brightest = np.argsort(-sources.snr[stars[usable]], kind="stable")[:_MOST_STACKED]
+    chosen, shrink = stars[usable[brightest]], relative[usable[brightest]]
     reach = int(np.ceil(radius)) + 1
     column = np.round(sources.x[chosen]).astype(np.int64)
     row = np.round(sources.y[chosen]).astype(np.int64)
     inside = (row >= reach) & (row < image.shape[0] - reach)
     inside &= (column >= reach) & (column < image.shape[1] - reach)
-    chosen, row, column = chosen[inside], row[inside], column[inside]
+    chosen, row, column, shrink = chosen[inside], row[inside], column[inside], shrink[inside]
     steps = np.arange(-reach, reach + 1)
     y = row[:, None, None] + steps[None, :, None]
     x = column[:, None, None] + steps[None, None, :]
-    light = image[y, x] / sources.flux[chosen][:, None, None]
+    light = image[y, x] * (shrink**2 / sources.flux[chosen])[:, None, None]
     distance = np.hypot(y - sources.y[chosen][:, None, None], x - sources.x[chosen][:, None, None])
+    distance /= shrink[:, None, None]
     # Sky noise in units of the star's flux, but no star more than its profile can be trusted.
     weight = 1.0 / (1.0 / sources.snr[chosen] ** 2 + _STAR_TO_STAR**2)
     weights = np.broadcast_to(weight[:, None, None], light.shape)
@@ -329,6 +349,9 @@ def _fit_map(
     size = sources.size[stars]
     width_seen, ellipticity_seen = window_response(beta)
     relative = (size / np.median(size)) ** (1.0 / width_seen)
-    shapes = (xx - yy) / (xx + yy) / ellipticity_seen, 2.0 * xy / (xx + yy) / ellipticity_seen
+    e1, e2 = (xx - yy) / (xx + yy), 2.0 * xy / (xx + yy)
+    # A trail fills its window, and seems as long as it is.
+    seen = ellipticity_seen + (1.0 - ellipticity_seen) * np.minimum(np.hypot(e1, e2), 1.0)
+    shapes = e1 / seen, e2 / seen
     place = sources.x[stars], sources.y[stars]
     return fit_psf_map((shape[0], shape[1]), place, relative, shapes, fwhm_px)

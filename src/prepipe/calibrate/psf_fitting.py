@@ -135,7 +135,7 @@ def appraise(
     frame, profile, stars : tuple
         As in `sweep`; the flux takes its last step, the same for all of them at once, which
         also brings in what was learned of the sky since.
-    order : (n,) int64 ndarray
+    order : (k,) int64 ndarray
         All stars.
     cells : tuple
         The two arrays of `cells_of_peaks`, and the number of cells along y and x.

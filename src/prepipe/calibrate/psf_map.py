@@ -28,6 +28,7 @@ _DEGREES = {1: 0, 3: 1, 6: 2}
 _STEEPEST_BETA = 30.0
 _WORST_CONDITION = 1e10
 _MOST_ROUNDS = 10
+_LOCAL_ERROR = 0.04
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,9 @@ def fit_psf_map(
     if not usable.any():
         nothing = np.full(1, np.nan)
         return PsfMap(shape, nothing, nothing, nothing)
-    width, e1, e2 = _fit_surfaces(shape, place[0][usable], place[1][usable], values[usable])
+    width, e1, e2 = _fit_surfaces(
+        shape, place[0][usable], place[1][usable], values[usable], WORST_CORNER
+    )
     return PsfMap(shape, fwhm_px * width, e1, e2)
 
 
@@ -163,7 +166,7 @@ def local_width(
     x, y = place
     typical = float(np.median(width[fitted]))
     relative = width[fitted, None] / typical
-    (surface,) = _fit_surfaces(shape, x[fitted], y[fitted], relative)
+    (surface,) = _fit_surfaces(shape, x[fitted], y[fitted], relative, _LOCAL_ERROR)
     return typical * np.asarray(_terms(x, y, shape, _DEGREES[surface.size]) @ surface)
 
 
@@ -217,33 +220,34 @@ def _terms(x: Floats, y: Floats, shape: tuple[int, int], degree: int) -> Floats:
     return np.stack(terms[: (1, 3, 6)[degree]], axis=-1)
 
 
-def _fit_surfaces(shape: tuple[int, int], x: Floats, y: Floats, values: Floats) -> list[Floats]:
-    """Coefficients for each column of `values`, of the highest degree that the stars allow."""
+def _fit_surfaces(
+    shape: tuple[int, int], x: Floats, y: Floats, values: Floats, limit: float
+) -> list[Floats]:
+    """Coefficients for each column of `values`, of the highest degree that errs by `limit`."""
     for degree in (2, 1, 0):
         terms = _terms(x, y, shape, degree)
         corner = _corner_error(terms, shape)
         if not np.isfinite(corner):
             continue
         fits = [_robust_fit(terms, column) for column in values.T]
-        if degree == 0 or corner * max(scatter for _, scatter in fits) < WORST_CORNER:
+        if degree == 0 or corner * max(scatter for _, scatter in fits) < limit:
             break
     return [coefficients for coefficients, _ in fits]
 
 
 def _robust_fit(terms: Floats, values: Floats) -> tuple[Floats, float]:
     """Least squares without outliers; also the standard deviation of a value about the fit."""
-    kept = np.ones(values.size, np.bool_)
+    kept = np.zeros(values.size, np.bool_)
     coefficients = np.zeros(terms.shape[1])
     coefficients[0] = np.median(values)
-    scatter = 0.0
     for _ in range(_MOST_ROUNDS):
         away = np.abs(values - terms @ coefficients)
         scatter = 1.4826 * float(np.median(away))
         before, kept = kept, away <= CLIP * scatter + 1e-12
-        weighted = terms * kept[:, None]
-        coefficients[:] = np.linalg.solve(weighted.T @ terms, weighted.T @ values)
         if np.array_equal(before, kept):
             break
+        weighted = terms * kept[:, None]
+        coefficients[:] = np.linalg.solve(weighted.T @ terms, weighted.T @ values)
     return coefficients, scatter
 
 

@@ -52,6 +52,7 @@ _CLOSEST_FWHM = 0.5
 _CONTRAST = 0.03
 _EXTENDED = 1.12
 _EXTENDED_FWHM = 2.0
+_PAIRS_EXTENDED = 0.33
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -124,7 +125,11 @@ def fit_stars(
     """
     image, mask = check_frame(image, mask)
     field = _Field(image, mask, sources, psf, sky_variance)
-    field.learn_profile(_examples(sources, psf))
+    examples = _examples(sources, psf)
+    field.subtract_all()
+    for _ in range(_EXAMPLE_ROUNDS):
+        field.sweep(examples)
+    field.learn_profile(examples)
     field.sweep()
     field.measure_sky()
     field.measure_noise()
@@ -230,10 +235,7 @@ class _Field:
         return self.image, self.left, self.mask, _UNFIT, self.sky_variance
 
     def learn_profile(self, examples: NDArray[np.int64]) -> None:
-        """Fit the examples, learn from them what the profile is, and subtract all stars with it."""
-        self.subtract_all()
-        for _ in range(_EXAMPLE_ROUNDS):
-            self.sweep(examples)
+        """See from the examples what the profile is, and subtract all stars anew."""
         told = self.x[examples], self.y[examples], self.flux[examples]
         self.model = refined(self.model, self.image, self.left, self.mask, told, self.sky_variance)
         self.subtract_all()
@@ -345,7 +347,7 @@ def _forbidden(field: _Field, sources: Sources, psf: Psf) -> list[tuple[NDArray[
     extended = size / width > _EXTENDED + 2.0 / np.maximum(sources.snr, 1.0)
     within = np.pi * (_EXTENDED_FWHM * field.fwhm) ** 2 / field.image.size
     pairs_by_chance = 1.0 - np.exp(-len(sources) * within)
-    if np.mean(extended) > pairs_by_chance:
+    if np.mean(extended) > _PAIRS_EXTENDED * pairs_by_chance:
         forbidden.append((extended & ~saturated, _EXTENDED_FWHM))
     return forbidden
 
