@@ -2,12 +2,13 @@
 
     python benchmarks/crowded.py [--quick] [--json]
 
-One simulated full-size CCD each of a sparse, a medium and a dense field (0.56, 2.7 and 22
-times the stars of a galactic latitude of 30 degrees). The scatter is that of stars, not galaxies,
+One simulated full-size CCD each of a sparse, a medium, a dense field and one in the bulge (0.56,
+2.7, 22 and 50 times the stars of a galactic latitude of 30 degrees). The scatter is that of stars, not galaxies,
 unsaturated, detected without subtraction of others, about their median: `mad` is 1.48 times the
 median absolute deviation, `rms` cuts single errors at 0.5 mag. Cost is CPU time of this process,
 median over repetitions, after one warm-up that compiles the kernels. The peer, photutils'
-PSFPhotometry with an ePSF built by EPSFBuilder, is given the same sources.
+PSFPhotometry with an ePSF built by EPSFBuilder, is given the same sources; not in the bulge,
+where it would take minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from prepipe.simulate import Settings, read_truth, simulate_exposure
 from prepipe.simulate.stars import StarField
 
 CCD = 28
-FIELDS = {"sparse": 0.56, "medium": 2.7, "dense": 22.0}
+FIELDS = {"sparse": 0.56, "medium": 2.7, "dense": 22.0, "bulge": 50.0}
 MAGNITUDES = {"bright": (16.5, 18.0), "faint": (18.0, 20.0), "faintest": (20.0, 21.0)}
 GUESS_PX = 4.0
 SNR = 5.0
@@ -60,7 +61,13 @@ def main() -> None:
         masters, centre = _camera_frames(Path(name))
         for field, crowding in FIELDS.items():
             clean, stars = _exposed(Path(name) / field, crowding, masters, centre)
-            rows += _measured(field, clean, stars, 3 if options.quick else 9, not options.quick)
+            rows += _measured(
+                field,
+                clean,
+                stars,
+                3 if options.quick else 9,
+                not options.quick and field != "bulge",
+            )
     if options.json:
         print(json.dumps({"rows": rows}, indent=2))
     else:

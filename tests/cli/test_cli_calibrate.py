@@ -161,3 +161,16 @@ def test_missing_frames_are_named_and_the_others_are_combined(raw: Path, tmp_pat
     code, told, errors = run("make-cals", "gone.fits", *frames, "--out", tmp_path / "cals")
     assert (code, len(told["masters"])) == (1, 1)
     assert "gone.fits: does not exist" in errors
+
+
+def test_photometry_of_an_unknown_kind_is_refused(raw: Path, tmp_path: Path) -> None:
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    assert run("calibrate", sky, "--out", tmp_path, "--photometry", "guess")[0] == 2
+
+
+def test_profiles_are_fitted_on_demand(raw: Path, tmp_path: Path) -> None:
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    code, told, _ = run("calibrate", sky, "--out", tmp_path, "--photometry", "psf")
+    assert code == 0
+    assert {"PSFMAG", "PSFCHI2"} <= set(Table.read(told["ccds"][0]["catalogue"]).colnames)
+    assert told["ccds"][0]["steps"]["profiles"] > 0

@@ -395,6 +395,8 @@ def _normal_equations(
             if not (inside and 0 <= column + i < nx) or mask[row + j, column + i] & unfit:
                 continue
             residual = left[row + j, column + i]
+            if not np.isfinite(residual):
+                continue
             light = max(image[row + j, column + i] - residual, np.float32(0))
             weight = np.float32(1.0) / (sky + light * (np.float32(1.0) + error * light))
             gx, gy = slope_x[k], slope_y[k]
@@ -520,6 +522,8 @@ def _overlap(
             if mask[j, i] & unfit or (j - own[1]) ** 2 + (i - own[0]) ** 2 > radius * radius:
                 continue
             light = max(image[j, i] - left[j, i], np.float32(0))
+            if not np.isfinite(light):
+                continue
             p = core[at + i - column + reach + MARGIN]
             q = other_core[at_other + i - other_column + reach + MARGIN]
             total += p * q / (sky_variance + light * (1.0 + _PROFILE_ERROR**2 * light))

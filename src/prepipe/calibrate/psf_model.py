@@ -213,7 +213,7 @@ def _gather(
                 light = max(image[j, i] - residual, np.float32(0))
                 variance = sky_variance + light + (_STAR_TO_STAR * light) ** 2
                 usual = variance + (_PRIOR_SHARE * light) ** 2
-                if residual * residual > _CLIP**2 * usual:
+                if not residual * residual <= _CLIP**2 * usual:
                     continue
                 weight = flux * flux / variance
                 residual /= flux

@@ -271,6 +271,7 @@ class _Field:
     def measure_noise(self) -> None:
         """Noise of an empty pixel, which stars had seemed to raise."""
         sample = self.left[4::8, 4::8][(self.mask[4::8, 4::8] & _UNFIT) == 0]
+        sample = sample[np.isfinite(sample)]
         if sample.size:
             sigma = _MAD_TO_SIGMA * float(np.median(np.abs(sample)))
             self.sky_variance = min(self.sky_variance, max(sigma * sigma, 1e-6))

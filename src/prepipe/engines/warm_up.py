@@ -26,8 +26,14 @@ SCALE_DEG = 0.25 / 3600.0
 OVERSCAN = 32
 
 
-def warm_up() -> None:
-    """Run every compiled function once; takes some 20 s on a new machine, later 1 s."""
+def warm_up(photometry: str = "aperture") -> None:
+    """Run every compiled function once; takes some 20 s on a new machine, later 1 s.
+
+    Parameters
+    ----------
+    photometry : str
+        As in the settings; without ``"psf"`` the fit of profiles, long to compile, is left out.
+    """
     sections = Cards(data_section="DATASEC", overscan_section="BIASSEC")
     camera = GenericCamera(Description(name="warm-up", pixel_scale=0.25, cards=sections))
     raw, reference = _frame()
@@ -38,7 +44,8 @@ def warm_up() -> None:
     settings = Calibration()
     astrometry = solve_wcs(raw, layout, camera, measured.sources, reference, settings)
     calibrate_flux(raw, camera, clean, measured, astrometry)
-    fit_profiles(clean, measured, 5.0)
+    if photometry == "psf":
+        fit_profiles(clean, measured, 5.0)
     inverse_variance(clean.frame.variance, clean.frame.mask)
     compile_kernels()
 
