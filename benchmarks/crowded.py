@@ -3,12 +3,12 @@
     python benchmarks/crowded.py [--quick] [--json]
 
 One simulated full-size CCD each of a sparse, a medium, a dense field and one in the bulge (0.56,
-2.7, 22 and 50 times the stars of a galactic latitude of 30 degrees). The scatter is that of stars, not galaxies,
-unsaturated, detected without subtraction of others, about their median: `mad` is 1.48 times the
-median absolute deviation, `rms` cuts single errors at 0.5 mag. Cost is CPU time of this process,
-median over repetitions, after one warm-up that compiles the kernels. The peer, photutils'
-PSFPhotometry with an ePSF built by EPSFBuilder, is given the same sources; not in the bulge,
-where it would take minutes.
+2.7, 22 and 50 times the stars of a galactic latitude of 30 degrees). The scatter is that of
+stars, not galaxies, unsaturated, detected without subtraction of others, about their median:
+`scatter` is 1.48 times the median absolute deviation, `rms` cuts single errors at 0.5 mag. Cost is
+CPU time of this process, median over repetitions, after one warm-up that compiles the kernels.
+The peer, photutils' PSFPhotometry with an ePSF built by EPSFBuilder, is given the same sources;
+not in the bulge, where it would take minutes.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 As in DAOPHOT (Stetson 1987, PASP 99, 191) it is an analytic profile, here a Moffat one,
 and a table of what real stars differ from it, both varying linearly over the CCD. The sum is
 kept on a grid finer than the pixels and read by a cubic spline, so that the profile and
-its slopes are smooth wherever in a pixel a star lies. Beyond the table a star is the Moffat
-profile alone, and round.
+its slopes are smooth wherever in a pixel a star lies. Beyond the table a star is round: the
+Moffat profile and what rings around the brightest stars differ from it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ _WING_NODES = 4096
 _LARGEST_REACH = 250
 _SHALLOWEST_BETA = 1.5
 _PRIOR_SHARE = 0.1
-_PRIOR_FLOOR = 3e-4
+_PRIOR_FLOOR = 1e-3
 _PRIOR_SLOPE = 0.3
 _CLIP = 5.0
+_WING_REACHES = 4
+_WING_SHARE = 0.5
+_MOST_FOR_WING = 50
 _STAR_TO_STAR = 0.02
 
 
@@ -116,8 +119,9 @@ def refined(
     """Add to a model what the brightest stars differ from it.
 
     Each node takes the mean residual near it, and its linear trend over the CCD, weighted
-    by the noise. Residuals of 10 % of the profile are expected; what the noise of the
-    stars cannot tell better stays near zero, so that few stars change little.
+    by the noise; each ring of the wing the mean around the brightest. Residuals of 10 % of the
+    profile and 0.1 % of its peak are expected, in the wing half of it; what the noise of the stars
+    cannot tell better stays near zero, so that few stars change little.
 
     Parameters
     ----------
@@ -138,15 +142,36 @@ def refined(
     size = model.table.shape[1]
     sums = np.zeros((size, size, 9))
     x, y, flux = (np.ascontiguousarray(a, np.float64) for a in examples)
-    _gather(image, left, mask, (x, y, flux), sky_variance, model.reach, np.uint8(NO_EXAMPLE), sums)
-    prior = _PRIOR_SHARE * np.abs(model.table[0]) + _PRIOR_FLOOR * model.peak
+    floor = _PRIOR_FLOOR * model.peak
+    stars, unfit = (x, y, flux), np.uint8(NO_EXAMPLE)
+    _gather(image, left, mask, stars, sky_variance, model.reach, unfit, floor, sums)
+    prior = _PRIOR_SHARE * np.abs(model.table[0]) + floor
     ridge = np.zeros((size, size, 3, 3))
     ridge[..., 0, 0] = prior**-2
     ridge[..., 1, 1] = ridge[..., 2, 2] = (_PRIOR_SLOPE * prior) ** -2
     matrix = sums[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(size, size, 3, 3) + ridge
     change = np.linalg.solve(matrix, sums[..., 6:, None])[..., 0]
     table = model.table + np.moveaxis(change, -1, 0)
-    return replace(model, table=table, spline=_spline(table))
+    brightest = np.argsort(-flux, kind="stable")[:_MOST_FOR_WING]
+    rings = np.zeros((2, _WING_REACHES * model.reach))
+    told = x[brightest], y[brightest], flux[brightest]
+    _gather_rings(image, left, mask, told, sky_variance, unfit, floor, rings)
+    wing = model.wing + _wing_change(model, rings)
+    return replace(model, table=table, spline=_spline(table), wing=wing.astype(np.float32))
+
+
+def _wing_change(model: PsfModel, rings: Floats) -> Floats:
+    """What to add to the wing: the mean residual of each ring, fading out at the last ones."""
+    radius = np.sqrt(model.wing_step * np.arange(model.wing.size))
+    middle = np.arange(rings.shape[1]) + 0.5
+    expected = _WING_SHARE * np.interp(middle, radius, model.wing)
+    last = rings.shape[1]
+    outer = rings[:, 3 * last // 4 :].sum(axis=1)
+    # Isolated stars lie where the sky is emptier than the mesh knows.
+    sky = outer[1] / max(outer[0], np.finfo(np.float64).tiny)
+    change = (rings[1] - sky * rings[0]) / (rings[0] + expected**-2)
+    change *= np.clip(2.0 * (1.0 - middle / last), 0.0, 1.0)
+    return np.asarray(np.interp(radius, middle, change, right=0.0))
 
 
 def _offsets(reach: int) -> Floats:
@@ -192,6 +217,7 @@ def _gather(
     sky_variance: float,
     reach: int,
     unfit: np.uint8,
+    floor: float,
     sums: Floats,
 ) -> None:
     """Sum up, at each node, the normal equations of residual = a + b u + c v.
@@ -212,7 +238,7 @@ def _gather(
                 residual = left[j, i]
                 light = max(image[j, i] - residual, np.float32(0))
                 variance = sky_variance + light + (_STAR_TO_STAR * light) ** 2
-                usual = variance + (_PRIOR_SHARE * light) ** 2
+                usual = variance + (_PRIOR_SHARE * light + floor * flux) ** 2
                 if not residual * residual <= _CLIP**2 * usual:
                     continue
                 weight = flux * flux / variance
@@ -233,3 +259,33 @@ def _gather(
                         here[6] += w * residual
                         here[7] += w * u * residual
                         here[8] += w * v * residual
+
+
+@njit(cache=True)
+def _gather_rings(
+    image: NDArray[np.float32],
+    left: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    stars: tuple[Floats, Floats, Floats],
+    sky_variance: float,
+    unfit: np.uint8,
+    floor: float,
+    rings: Floats,
+) -> None:
+    """Sum up weights, and weights times residuals, in rings one pixel wide around the stars."""
+    ny, nx = image.shape
+    reach = rings.shape[1]
+    for s in range(stars[0].size):
+        x, y, flux = stars[0][s], stars[1][s], stars[2][s]
+        for j in range(max(0, int(y) - reach), min(ny, int(y) + reach + 2)):
+            for i in range(max(0, int(x) - reach), min(nx, int(x) + reach + 2)):
+                ring = int(np.hypot(j - y, i - x))
+                if ring >= reach or mask[j, i] & unfit:
+                    continue
+                light = max(image[j, i] - left[j, i], np.float32(0))
+                variance = sky_variance + light
+                usual = variance + (light + floor * flux) ** 2
+                if left[j, i] * left[j, i] <= _CLIP**2 * usual:
+                    weight = flux * flux / variance
+                    rings[0, ring] += weight
+                    rings[1, ring] += weight * left[j, i] / flux
