@@ -230,6 +230,10 @@ class Calibration(_Section):
         3, description="highest order of the correction of the header's distortion, if stars allow"
     )
     detection_snr: float = Field(5.0, gt=1, description="faintest source, in sigma")
+    photometry: Literal["aperture", "psf"] = Field(
+        "aperture",
+        description="psf fits overlapping stars together, for crowded fields; aperture is faster",
+    )
     seeing_guess_arcsec: float = Field(1.1, gt=0, description="seeing to begin with")
     masters: Literal["nearest", "night"] = Field(
         "nearest",

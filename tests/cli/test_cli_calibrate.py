@@ -220,3 +220,16 @@ def test_a_ccd_with_few_stars_is_solved_with_the_pointing_of_the_others(
     assert poor["wcs_tries"][0]["rung"] == "header"
     assert poor["wcs_tries"][-1]["accepted"]
     assert len(rich["wcs_tries"]) == 1
+
+
+def test_photometry_of_an_unknown_kind_is_refused(raw: Path, tmp_path: Path) -> None:
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    assert run("calibrate", sky, "--out", tmp_path, "--photometry", "guess")[0] == 2
+
+
+def test_profiles_are_fitted_on_demand(raw: Path, tmp_path: Path) -> None:
+    (sky,) = (raw / "object").glob("*.fits.fz")
+    code, told, _ = run("calibrate", sky, "--out", tmp_path, "--photometry", "psf")
+    assert code == 0
+    assert {"PSFMAG", "PSFCHI2"} <= set(Table.read(told["ccds"][0]["catalogue"]).colnames)
+    assert told["ccds"][0]["steps"]["profiles"] > 0

@@ -28,3 +28,4 @@ class SourceFlag(IntFlag):
     BAD_PIXEL = 8
     COSMIC_RAY = 16
     NO_CENTROID = 32
+    COMPANION = 64

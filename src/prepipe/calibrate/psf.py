@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from prepipe.calibrate.detection import detect
 from prepipe.calibrate.flags import SourceFlag
 from prepipe.calibrate.matched_filter import SIGMA_TO_FWHM, check_fwhm, matched_filter
 from prepipe.calibrate.measurement import DISTURBED, Sources, measure
+from prepipe.calibrate.psf_map import PsfMap, fit_psf_map, local_width, window_response
 
 __all__ = ["Psf", "find_sources", "measure_psf"]
 
@@ -20,6 +21,8 @@ _FEWEST_ISOLATED = 20
 _MOST_STACKED = 200
 _SNR_MIN = 20.0
 _SIZE_TOLERANCE = 0.08
+_MOST_PICKS = 8
+_UNEVEN = 0.03
 _STACK_RADIUS = 1.2
 _STACK_BINS = 30
 _STACK_CLIP = 4.0
@@ -43,10 +46,9 @@ class Psf:
     beta : float
         Exponent of the Moffat profile fitted; NaN as `fwhm_px`.
     ellipticity : tuple of float
-        ``(xx - yy) / (xx + yy)`` and ``2 xy / (xx + yy)``, medians over the stars.
-    fwhm_quadrants_px : (2, 2) float64 ndarray
-        FWHM in each quadrant, [lower or upper rows, left or right columns]; NaN in
-        one with fewer than five stars.
+        Along the axes and the diagonals, as in `PsfMap`: means over the CCD.
+    map : PsfMap
+        How width and ellipticity vary over the CCD.
     stars : (n_stars,) int64 ndarray
         Indices of the stars among the sources, ascending.
     """
@@ -54,7 +56,7 @@ class Psf:
     fwhm_px: float
     beta: float
     ellipticity: tuple[float, float]
-    fwhm_quadrants_px: NDArray[np.float64]
+    map: PsfMap
     stars: NDArray[np.int64]
 
     @property
@@ -188,45 +190,52 @@ def measure_psf(image: NDArray[np.float32], sources: Sources, fwhm_guess_px: flo
         If `fwhm_guess_px` is not a positive number.
     """
     check_fwhm(fwhm_guess_px)
-    stars = _pick_stars(sources)
+    stars = _pick_stars(sources, image.shape)
     if stars.size < _FEWEST_STARS:
-        return _unknown(stars)
-    profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px)
+        return _unknown(image.shape, stars)
+    alike = np.ones(stars.size)
+    profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px, alike)
     width = SIGMA_TO_FWHM * float(np.median(sources.size[stars]))
     fwhm_px, beta = _fit_moffat(*profile, width)
     if not max(_SHARPEST, 0.25 * width) < fwhm_px < 2.0 * width:
-        return _unknown(stars)
-    xx, yy, xy = (float(np.median(m[stars])) for m in (sources.xx, sources.yy, sources.xy))
-    return Psf(
-        fwhm_px=fwhm_px,
-        beta=beta,
-        ellipticity=((xx - yy) / (xx + yy), 2.0 * xy / (xx + yy)),
-        fwhm_quadrants_px=_quadrants(image.shape, sources, stars, fwhm_px),
-        stars=stars,
-    )
+        return _unknown(image.shape, stars)
+    fitted = _fit_map(image.shape, sources, stars, fwhm_px, beta)
+    relative = fitted.at(sources.x[stars], sources.y[stars])[0] / fwhm_px
+    if np.ptp(relative) > _UNEVEN:
+        # The mean of narrow and wide stars is no star: scaled to one width they are alike.
+        profile = _mean_profile(image, sources, stars, _STACK_RADIUS * fwhm_guess_px, relative)
+        scaled_px, beta = _fit_moffat(*profile, width)
+        fitted = replace(fitted, fwhm_px=fitted.fwhm_px * (scaled_px / fwhm_px))
+        fwhm_px = scaled_px
+    _, e1, e2 = fitted.grid(16, 16)
+    ellipticity = float(e1.mean()), float(e2.mean())
+    return Psf(fwhm_px=fwhm_px, beta=beta, ellipticity=ellipticity, map=fitted, stars=stars)
 
 
-def _unknown(stars: NDArray[np.int64]) -> Psf:
+def _unknown(shape: tuple[int, ...], stars: NDArray[np.int64]) -> Psf:
     """What is said when there is too little to measure."""
-    nan = float("nan")
-    return Psf(nan, nan, (nan, nan), np.full((2, 2), np.nan), stars)
+    nan = np.full(1, np.nan)
+    unknown = PsfMap((shape[0], shape[1]), nan, nan, nan)
+    return Psf(float("nan"), float("nan"), (float("nan"), float("nan")), unknown, stars)
 
 
-def _pick_stars(sources: Sources) -> NDArray[np.int64]:
-    """Indices of the sources of the most frequent size."""
+def _pick_stars(sources: Sources, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Indices of the sources of the most frequent size, which may vary over the CCD."""
     size = sources.size
     usable = ((sources.flags & DISTURBED) == 0) & np.isfinite(size) & (sources.snr > _SNR_MIN)
     usable &= sources.flux > 0.0
     if np.count_nonzero(usable) < _FEWEST_STARS:
         return np.flatnonzero(usable)
-    typical = _most_frequent(size[usable])
-    stars = usable
-    for _ in range(3):
-        stars = usable & (np.abs(size - typical) < _SIZE_TOLERANCE * typical)
-        if not stars.any():
+    candidates = np.flatnonzero(usable)
+    x, y, size = sources.x[candidates], sources.y[candidates], size[candidates]
+    typical = np.full(size.size, _most_frequent(size))
+    alike = np.zeros(size.size, np.bool_)
+    for _ in range(_MOST_PICKS):
+        before, alike = alike, np.abs(size - typical) < _SIZE_TOLERANCE * typical
+        if not alike.any() or np.array_equal(before, alike):
             break
-        typical = float(np.median(size[stars]))
-    return np.flatnonzero(stars)
+        typical = local_width((shape[0], shape[1]), (x, y), size, alike)
+    return candidates[alike]
 
 
 def _most_frequent(values: NDArray[np.float64]) -> float:
@@ -241,23 +250,34 @@ def _most_frequent(values: NDArray[np.float64]) -> float:
 
 
 def _mean_profile(
-    image: NDArray[np.float32], sources: Sources, stars: NDArray[np.int64], radius: float
+    image: NDArray[np.float32],
+    sources: Sources,
+    stars: NDArray[np.int64],
+    radius: float,
+    relative: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean distance, mean brightness and total weight in rings around the stars, each of flux 1."""
-    isolated = stars[(sources.flags[stars] & SourceFlag.NEIGHBOUR) == 0]
-    chosen = isolated if isolated.size >= _FEWEST_ISOLATED else stars
-    chosen = chosen[np.argsort(-sources.snr[chosen], kind="stable")[:_MOST_STACKED]]
+    """Mean distance, mean brightness and total weight in rings around the stars, each of flux 1.
+
+    Each star is shrunk by its `relative` width.
+    """
+    isolated = (sources.flags[stars] & SourceFlag.NEIGHBOUR) == 0
+    usable = (
+        np.flatnonzero(isolated) if isolated.sum() >= _FEWEST_ISOLATED else np.arange(stars.size)
+    )
+    brightest = np.argsort(-sources.snr[stars[usable]], kind="stable")[:_MOST_STACKED]
+    chosen, shrink = stars[usable[brightest]], relative[usable[brightest]]
     reach = int(np.ceil(radius)) + 1
     column = np.round(sources.x[chosen]).astype(np.int64)
     row = np.round(sources.y[chosen]).astype(np.int64)
     inside = (row >= reach) & (row < image.shape[0] - reach)
     inside &= (column >= reach) & (column < image.shape[1] - reach)
-    chosen, row, column = chosen[inside], row[inside], column[inside]
+    chosen, row, column, shrink = chosen[inside], row[inside], column[inside], shrink[inside]
     steps = np.arange(-reach, reach + 1)
     y = row[:, None, None] + steps[None, :, None]
     x = column[:, None, None] + steps[None, None, :]
-    light = image[y, x] / sources.flux[chosen][:, None, None]
+    light = image[y, x] * (shrink**2 / sources.flux[chosen])[:, None, None]
     distance = np.hypot(y - sources.y[chosen][:, None, None], x - sources.x[chosen][:, None, None])
+    distance /= shrink[:, None, None]
     # Sky noise in units of the star's flux, but no star more than its profile can be trusted.
     weight = 1.0 / (1.0 / sources.snr[chosen] ** 2 + _STAR_TO_STAR**2)
     weights = np.broadcast_to(weight[:, None, None], light.shape)
@@ -325,17 +345,17 @@ def _moffat(distance: NDArray[np.float64], fwhm_px: float, beta: float) -> NDArr
     return np.asarray((1.0 + shape) ** -beta, np.float64)
 
 
-def _quadrants(
-    shape: tuple[int, ...], sources: Sources, stars: NDArray[np.int64], fwhm_px: float
-) -> NDArray[np.float64]:
-    """FWHM of each quadrant, from the stars' sizes there relative to all."""
+def _fit_map(
+    shape: tuple[int, ...], sources: Sources, stars: NDArray[np.int64], fwhm_px: float, beta: float
+) -> PsfMap:
+    """Width and ellipticity over the CCD, from the stars' moments."""
+    xx, yy, xy = sources.xx[stars], sources.yy[stars], sources.xy[stars]
     size = sources.size[stars]
-    upper = sources.y[stars] >= 0.5 * shape[0]
-    right = sources.x[stars] >= 0.5 * shape[1]
-    quadrants = np.full((2, 2), np.nan)
-    for j in (0, 1):
-        for i in (0, 1):
-            here = size[(upper == j) & (right == i)]
-            if here.size >= _FEWEST_STARS:
-                quadrants[j, i] = fwhm_px * np.median(here) / np.median(size)
-    return quadrants
+    width_seen, ellipticity_seen = window_response(beta)
+    relative = (size / np.median(size)) ** (1.0 / width_seen)
+    e1, e2 = (xx - yy) / (xx + yy), 2.0 * xy / (xx + yy)
+    # A trail fills its window, and seems as long as it is.
+    seen = ellipticity_seen + (1.0 - ellipticity_seen) * np.minimum(np.hypot(e1, e2), 1.0)
+    shapes = e1 / seen, e2 / seen
+    place = sources.x[stars], sources.y[stars]
+    return fit_psf_map((shape[0], shape[1]), place, relative, shapes, fwhm_px)

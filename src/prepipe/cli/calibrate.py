@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from prepipe.model import Exposure
 
 __all__ = ["register"]
+
+Section = TypeVar("Section", bound="Calibration | ProductForm")
 
 PACKET = ".packet"
 
@@ -63,6 +65,10 @@ def calibrate(
     bad_pixels: Annotated[
         Path | None, typer.Option(help="Map of bad pixels, or a directory of maps.")
     ] = None,
+    photometry: Annotated[
+        str | None,
+        typer.Option(help="aperture, or psf: overlapping stars are fitted together."),
+    ] = None,
     camera: CameraName = None,
     config: OptionalConfig = None,
     wcs: Annotated[
@@ -81,7 +87,8 @@ def calibrate(
     site = site_of(config, camera)
     tables = {"crosstalk": crosstalk, "linearity": linearity, "bad_pixels": bad_pixels}
     settings = _with_tables(_calibration(site, refcat, columns), tables)
-    form = _form(settings.output, wcs=wcs, catalogue=catalogue, pixels=pixels)
+    settings = _as_told(settings, photometry=photometry)
+    form = _as_told(settings.output, wcs=wcs, catalogue=catalogue, pixels=pixels)
     settings = settings.model_copy(update={"output": form})
     if cals is not None and not cals.exists():
         raise ConfigError(f"the directory of masters, {cals}, does not exist")
@@ -132,13 +139,13 @@ def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibr
     return settings
 
 
-def _form(form: ProductForm, **told: str | None) -> ProductForm:
-    """How the products are written: as the settings say, or an option instead."""
+def _as_told(section: Section, **told: str | None) -> Section:
+    """Settings with the options that were given in place of theirs."""
     from pydantic import ValidationError
 
     given = {name: value for name, value in told.items() if value is not None}
     try:
-        return type(form).model_validate(form.model_dump() | given)
+        return type(section).model_validate(section.model_dump() | given)
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"--{fault['loc'][0]} {fault['input']}: {fault['msg']}") from error

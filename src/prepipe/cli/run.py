@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -187,7 +188,7 @@ def ingest(
     path = site.cluster.work / JOURNAL_NAME
     display = Display(path, "cluster")
     journal = Journal(path)
-    compute = open_compute(site, warm_up)
+    compute = open_compute(site, partial(warm_up, site.calibration.photometry))
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.cluster.work / INGEST_LOCK):

@@ -36,7 +36,14 @@ from prepipe.engines.reference import load_reference
 from prepipe.engines.reference_manifest import MANIFEST
 from prepipe.engines.sanity import exposure_flags, light_flags, require_sane
 from prepipe.engines.sky import Results, calibrate_flux, solve_wcs
-from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
+from prepipe.engines.steps import (
+    Clean,
+    Masters,
+    Measured,
+    clean_pixels,
+    fit_profiles,
+    measure_sources,
+)
 from prepipe.errors import InputError, StorageError
 from prepipe.model import Layout, Night, Reduction
 from prepipe.quality.grades import grade, limits_for
@@ -184,6 +191,9 @@ def _pixels_to_sources(
         if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * clean.fwhm_px:
             break
         fwhm_px = measured.psf.fwhm_px
+    if settings.photometry == "psf":
+        with watch.timing("profiles"):
+            measured = fit_profiles(clean, measured, settings.detection_snr)
     return clean, measured
 
 

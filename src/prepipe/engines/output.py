@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from prepipe import __version__
 from prepipe.calibrate.flags import Mask
+from prepipe.calibrate.psf import Psf
 from prepipe.calibrate.weight import inverse_variance
 from prepipe.config import ProductForm
 from prepipe.engines.base import Outcome
@@ -176,8 +177,10 @@ def _quality_cards(raw: RawCcd, results: Results, reduction: Reduction) -> list[
         ("ZERONUM", reduction.zero_point_stars, "stars of the zero point"),
         ("APFACTOR", results.photometry.factor, "whole flux / flux in the main aperture"),
         ("MAGLIM", reduction.limiting_mag, "[mag] 5 sigma, point source"),
+        ("PHOTOM", "aperture" if results.measured.fitted is None else "psf", "of the zero point"),
         ("SEEING", reduction.seeing_arcsec, "[arcsec] FWHM"),
         ("ELLIPTIC", reduction.ellipticity, "ellipticity of the stars"),
+        *_psf_cards(reduction.seeing_arcsec, results.measured.psf),
         ("SKYADU", reduction.sky_adu, "[adu] median sky"),
         ("SKYNOISE", reduction.sky_noise_adu, "[adu] rms of the sky"),
         ("WCSOK", reduction.wcs_rms_mas is not None, "WCS solved against the catalogue"),
@@ -193,6 +196,30 @@ def _quality_cards(raw: RawCcd, results: Results, reduction: Reduction) -> list[
     return [(key, value, note) for key, value, note in figures if value is not None]
 
 
+def _psf_cards(seeing_arcsec: float | None, psf: Psf) -> list[tuple[str, float | None, str]]:
+    """How the stars vary over the CCD; the coefficients are those of `PsfMap`."""
+    if seeing_arcsec is None or not psf.known:
+        return []
+    scale = seeing_arcsec / psf.fwhm_px
+    smallest, largest = psf.map.fwhm_range_px
+    cards: list[tuple[str, float | None, str]] = [
+        ("SEEMIN", smallest * scale, "[arcsec] smallest FWHM on the CCD"),
+        ("SEEMAX", largest * scale, "[arcsec] largest FWHM on the CCD"),
+        ("ELLIP1", psf.ellipticity[0], "(xx-yy)/(xx+yy) of the stars"),
+        ("ELLIP2", psf.ellipticity[1], "2xy/(xx+yy) of the stars"),
+        ("ELLIPMAX", psf.map.largest_ellipticity, "largest ellipticity on the CCD"),
+    ]
+    terms = ("1", "u", "v", "u^2", "uv", "v^2")
+    for name, values, what in (
+        ("FWHM_", psf.map.fwhm_px * scale, "[arcsec] FWHM"),
+        ("ELL1_", psf.map.e1, "ellipticity 1"),
+        ("ELL2_", psf.map.e2, "ellipticity 2"),
+    ):
+        told = zip(values, terms, strict=False)
+        cards += [(f"{name}{n}", float(c), f"{what}: {t}") for n, (c, t) in enumerate(told)]
+    return cards
+
+
 def _columns(raw: RawCcd, results: Results) -> dict[str, tuple[NDArray[Any], str]]:
     """Source table; pixel coordinates count from 1, as FITS does."""
     sources, astrometry, photometry = (
@@ -204,12 +231,7 @@ def _columns(raw: RawCcd, results: Results) -> dict[str, tuple[NDArray[Any], str
     if astrometry.wcs is not None and astrometry.solved:
         ra, dec = astrometry.wcs.pixel_to_sky(sources.x, sources.y)
     flux, error = sources.flux * photometry.factor, sources.flux_error * photometry.factor
-    zero = math.nan if photometry.zero_point is None else photometry.zero_point.value
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mag = zero - 2.5 * np.log10(flux / raw.exposure.exposure_s)
-        mag_error = MAG_PER_RELATIVE_ERROR * error / flux
-    mag[~np.isfinite(mag)] = np.nan
-    mag_error[~np.isfinite(mag)] = np.nan
+    mag, mag_error = _magnitudes(flux, error, raw, photometry)
     single = np.float32
     return {
         "X": (sources.x + 1.0, "pixel"),
@@ -228,8 +250,39 @@ def _columns(raw: RawCcd, results: Results) -> dict[str, tuple[NDArray[Any], str
         "XY": (sources.xy.astype(single), "pixel2"),
         "HLR": (sources.half_light_radius.astype(single), "pixel"),
         "FLAGS": (sources.flags.astype(np.int32), ""),
+        **_profile_columns(raw, results),
         **_reference_columns(len(sources), astrometry, photometry),
     }
+
+
+def _magnitudes(
+    flux: NDArray[np.float64], error: NDArray[np.float64], raw: RawCcd, photometry: Photometry
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Magnitudes and their errors; NaN where the flux is not positive."""
+    zero = math.nan if photometry.zero_point is None else photometry.zero_point.value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mag = zero - 2.5 * np.log10(flux / raw.exposure.exposure_s)
+        mag_error = MAG_PER_RELATIVE_ERROR * error / flux
+    mag[~np.isfinite(mag)] = np.nan
+    mag_error[~np.isfinite(mag)] = np.nan
+    return mag, mag_error
+
+
+def _profile_columns(raw: RawCcd, results: Results) -> dict[str, tuple[NDArray[Any], str]]:
+    """What fitted profiles tell, where they were fitted."""
+    fitted, photometry = results.measured.fitted, results.photometry
+    if fitted is None:
+        return {}
+    flux, error = fitted.flux * photometry.psf_factor, fitted.flux_error * photometry.psf_factor
+    mag, mag_error = _magnitudes(flux, error, raw, photometry)
+    columns = {
+        "PSFFLUX": (flux, "electron"),
+        "PSFFLUXERR": (error, "electron"),
+        "PSFMAG": (mag, "mag"),
+        "PSFMAGERR": (mag_error, "mag"),
+        "PSFCHI2": (fitted.chi2, ""),
+    }
+    return {name: (values.astype(np.float32), unit) for name, (values, unit) in columns.items()}
 
 
 def _reference_columns(

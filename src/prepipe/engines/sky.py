@@ -20,6 +20,7 @@ from prepipe.calibrate.photometry import (
     limiting_magnitude,
     zero_point,
 )
+from prepipe.calibrate.psf_photometry import whole_light
 from prepipe.calibrate.refcat import ReferenceCatalogue, ReferenceSource
 from prepipe.calibrate.sources import Sources
 from prepipe.calibrate.tpv import Tpv
@@ -82,6 +83,8 @@ class Photometry:
     flags : tuple of str
     reference_mag : ndarray of float64, shape (matches,)
         In the exposure's band, of the stars of the astrometric match.
+    psf_factor : float
+        From the flux of a fitted profile to the whole; NaN without such fits.
     """
 
     zero_point: ZeroPoint | None
@@ -89,6 +92,7 @@ class Photometry:
     limiting_mag: float
     flags: Flags
     reference_mag: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    psf_factor: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,8 @@ def calibrate_flux(
 ) -> Photometry:
     """Find the zero point from the stars of the astrometric match, and the depth.
 
+    It is that of fitted profiles where there are any, else of apertures.
+
     Parameters
     ----------
     raw : RawCcd
@@ -168,27 +174,31 @@ def calibrate_flux(
     measured : Measured
     astrometry : Astrometry
     """
-    factor = _factor_to_all_light(measured)
+    factor, psf_factor = _factor_to_all_light(measured), math.nan
+    flux, error = measured.sources.flux * factor, measured.sources.flux_error * factor
+    if (fitted := measured.fitted) is not None:
+        psf_factor = whole_light(fitted, flux, measured.psf.stars)
+        flux, error = fitted.flux * psf_factor, fitted.flux_error * psf_factor
     solution, stars = astrometry.solution, astrometry.stars
     if stars is None or solution is None or not solution.accepted:
-        return Photometry(None, factor, math.nan, ())
+        return Photometry(None, factor, math.nan, (), psf_factor=psf_factor)
     matched = measured.sources.take(solution.source)
     clear = (matched.flags & ~SourceFlag.NEIGHBOUR) == 0
     exposure_s = raw.exposure.exposure_s
     known = stars.take(solution.reference)
     mag, flags = _mags_in_band(known, camera, raw.exposure.band)
     zero = zero_point(
-        matched.flux[clear] * factor,
-        matched.flux_error[clear] * factor,
+        flux[solution.source][clear],
+        error[solution.source][clear],
         exposure_s,
         mag[clear],
         known.mag_error[clear],
     )
     if not math.isfinite(zero.value):
-        return Photometry(zero, factor, math.nan, ("NO_ZERO_POINT",), mag)
+        return Photometry(zero, factor, math.nan, ("NO_ZERO_POINT",), mag, psf_factor)
     psf, sky_rms = measured.psf, clean.background.median_rms
     depth = limiting_magnitude(zero.value, exposure_s, sky_rms, psf.fwhm_px, beta=psf.beta)
-    return Photometry(zero, factor, depth, flags, mag)
+    return Photometry(zero, factor, depth, flags, mag, psf_factor)
 
 
 def _attempt(

@@ -24,6 +24,7 @@ from prepipe.calibrate.masks import (
 )
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
 from prepipe.calibrate.psf import Psf, find_sources
+from prepipe.calibrate.psf_photometry import PsfPhotometry, fit_stars
 from prepipe.calibrate.seeing import glimpse_seeing
 from prepipe.calibrate.sources import Sources
 from prepipe.cameras import Camera
@@ -32,7 +33,15 @@ from prepipe.engines.corrections import Corrections
 from prepipe.engines.raw import RawCcd
 from prepipe.model import Layout
 
-__all__ = ["Clean", "Flags", "Masters", "Measured", "clean_pixels", "measure_sources"]
+__all__ = [
+    "Clean",
+    "Flags",
+    "Masters",
+    "Measured",
+    "clean_pixels",
+    "fit_profiles",
+    "measure_sources",
+]
 
 FLOODED = 0.5
 """A CCD with more of its pixels saturated was flooded, not exposed."""
@@ -112,12 +121,13 @@ class Clean:
 
 @dataclass(frozen=True)
 class Measured:
-    """What shines on the CCD."""
+    """What shines on the CCD; `fitted` where profiles were fitted to the `sources`."""
 
     sources: Sources
     psf: Psf
     correction: ApertureCorrection
     flags: Flags
+    fitted: PsfPhotometry | None = None
 
 
 def clean_pixels(
@@ -253,6 +263,25 @@ def measure_sources(
     elif math.hypot(*psf.ellipticity) > TRAILED:
         flags = ("TRAILED",)
     return Measured(sources, psf, aperture_correction(sources, psf.stars), flags)
+
+
+def fit_profiles(clean: Clean, measured: Measured, snr: float) -> Measured:
+    """Fit the sources' profiles together, and add the companions that this brings to light.
+
+    Parameters
+    ----------
+    clean : Clean
+    measured : Measured
+        Without a known PSF it is given back as it is.
+    snr : float
+        Detection threshold of the companions.
+    """
+    noise = clean.background.median_rms
+    if not (measured.psf.known and math.isfinite(noise)):
+        return measured
+    mask = _with_blind_edges(clean.frame.mask)
+    fitted = fit_stars(clean.image, mask, measured.sources, measured.psf, noise**2, snr)
+    return replace(measured, sources=fitted.sources, fitted=fitted)
 
 
 def _together(
