@@ -195,3 +195,21 @@ def test_a_new_master_tells_how_far_it_is_from_that_of_the_night_before(
 def test_the_first_master_has_nothing_to_be_compared_with(tmp_path: Path, camera: Camera) -> None:
     made = make([zero(tmp_path, k) for k in range(2)], tmp_path / "out", camera)
     assert (made.previous, made.changed) == ("", None)
+
+
+def test_a_flat_is_made_of_linear_pixels_where_a_table_tells_them(
+    tmp_path: Path, camera: Camera
+) -> None:
+    table = tmp_path / "linearity.csv"
+    measured = np.arange(0, 60001, 500)
+    rows = (f"3,A,{adu},{adu * (1 + adu / 1e5)}" for adu in measured)
+    table.write_text("ccd,amplifier,adu,linear_adu\n" + "\n".join(rows) + "\n")
+    settings = Calibration(linearity=table)
+    made = make([flat(tmp_path, k) for k in range(4)], tmp_path / "out", camera, settings)
+    light = LAMP * response()
+    expected = light * (1 + light / 1e5)
+    ratio = read_master(made.path)[0] / (expected / np.median(expected))
+    # Photon noise of 4 frames of 20 000 electrons, 12 000 pixels; the steps of the file.
+    assert ratio.std() < 1.5 / np.sqrt(4 * LAMP)
+    # Without the table, the vignetted edge would be 3 % too low.
+    assert np.mean(ratio[:10]) == pytest.approx(1.0, abs=0.002)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-Section = TypeVar("Section", bound="Calibration | ProductForm")
+Section = TypeVar("Section", "Calibration", "ProductForm")
 
 PACKET = ".packet"
 

@@ -23,6 +23,7 @@ from prepipe.cameras import Camera
 from prepipe.codec.packet import read_header
 from prepipe.config import Calibration
 from prepipe.engines.acceptance import judge
+from prepipe.engines.corrections import Corrections, flat_corrections
 from prepipe.engines.library import MasterLibrary, first_sound
 from prepipe.engines.names import MasterName, master_path, safe_band
 from prepipe.engines.products import Card
@@ -198,7 +199,7 @@ def _combine(
     left_out: list[str],
 ) -> _Combined:
     """The master of a group; its frames are let go of."""
-    with _read_frames(group, camera, left_out) as read:
+    with _read_frames(group, camera, settings, left_out) as read:
         bias, bias_name = _bias_for(group, library, read, settings)
         frames = _without_odd(group, read, bias, left_out)
         if not frames:
@@ -230,7 +231,9 @@ def _frames(source: Path, camera: Camera) -> Iterator[tuple[int, Frame]]:
 
 
 @contextmanager
-def _read_frames(group: FrameGroup, camera: Camera, left_out: list[str]) -> Iterator[list[_Read]]:
+def _read_frames(
+    group: FrameGroup, camera: Camera, settings: Calibration, left_out: list[str]
+) -> Iterator[list[_Read]]:
     """Read the frames of a group; those beyond a number wait on disk."""
     frames: list[_Read] = []
     with tempfile.TemporaryDirectory(prefix="prepipe-") as spill:
@@ -238,9 +241,16 @@ def _read_frames(group: FrameGroup, camera: Camera, left_out: list[str]) -> Iter
             try:
                 raw = read_ccd(frame.source, frame.hdu, camera)
                 layout = camera.layout(raw.header, raw.pixels)
+                known = Corrections()
                 if group.kind is Kind.DOME_FLAT:
                     _refuse_saturated(raw, layout)
-                pixels = overscan_subtract_trim(raw.pixels, layout)
+                    # What is corrected in an exposure must not be left in what it is divided by.
+                    known = flat_corrections(
+                        raw.ccd, layout, settings.crosstalk, settings.linearity
+                    )
+                pixels = overscan_subtract_trim(
+                    raw.pixels, layout, crosstalk=known.crosstalk, linearity=known.linearity
+                )
             except InputError as error:
                 left_out.append(_told(frame, str(error)))
                 continue
