@@ -23,6 +23,7 @@ from prepipe.cameras import Camera
 from prepipe.codec.packet import read_header
 from prepipe.config import Calibration
 from prepipe.engines.acceptance import judge
+from prepipe.engines.corrections import flat_corrections
 from prepipe.engines.library import MasterLibrary, first_sound
 from prepipe.engines.names import MasterName, master_path, safe_band
 from prepipe.engines.products import Card
@@ -159,12 +160,15 @@ def make_master(
         Root of the library; a dome flat takes its bias from there.
     camera : Camera
     settings : Calibration, optional
-        How far away other masters may be, and what a new one may differ from the last.
+        How far away other masters may be, and what a new one may differ from the last; which
+        tables correct flats.
 
     Raises
     ------
     InputError
         If no frame can be used.
+    ConfigError
+        If a table of crosstalk or linearity that the settings name is missing or wrong.
     StorageError
         If the master cannot be written.
     """
@@ -198,7 +202,7 @@ def _combine(
     left_out: list[str],
 ) -> _Combined:
     """The master of a group; its frames are let go of."""
-    with _read_frames(group, camera, left_out) as read:
+    with _read_frames(group, camera, settings, left_out) as read:
         bias, bias_name = _bias_for(group, library, read, settings)
         frames = _without_odd(group, read, bias, left_out)
         if not frames:
@@ -230,7 +234,9 @@ def _frames(source: Path, camera: Camera) -> Iterator[tuple[int, Frame]]:
 
 
 @contextmanager
-def _read_frames(group: FrameGroup, camera: Camera, left_out: list[str]) -> Iterator[list[_Read]]:
+def _read_frames(
+    group: FrameGroup, camera: Camera, settings: Calibration, left_out: list[str]
+) -> Iterator[list[_Read]]:
     """Read the frames of a group; those beyond a number wait on disk."""
     frames: list[_Read] = []
     with tempfile.TemporaryDirectory(prefix="prepipe-") as spill:
@@ -238,9 +244,7 @@ def _read_frames(group: FrameGroup, camera: Camera, left_out: list[str]) -> Iter
             try:
                 raw = read_ccd(frame.source, frame.hdu, camera)
                 layout = camera.layout(raw.header, raw.pixels)
-                if group.kind is Kind.DOME_FLAT:
-                    _refuse_saturated(raw, layout)
-                pixels = overscan_subtract_trim(raw.pixels, layout)
+                pixels = _above_zero(group, raw, layout, settings)
             except InputError as error:
                 left_out.append(_told(frame, str(error)))
                 continue
@@ -249,6 +253,19 @@ def _read_frames(group: FrameGroup, camera: Camera, left_out: list[str]) -> Iter
                 kept = _Spilled(pixels, Path(spill) / f"{len(frames)}.npy")
             frames.append(_Read(frame, kept, layout))
         yield _alike(frames, left_out)
+
+
+def _above_zero(
+    group: FrameGroup, raw: RawCcd, layout: Layout, settings: Calibration
+) -> NDArray[np.float32]:
+    """Pixels above the overscan, those of a flat corrected as the images are that it serves."""
+    if group.kind is Kind.ZERO:
+        return overscan_subtract_trim(raw.pixels, layout)
+    _refuse_saturated(raw, layout)
+    known = flat_corrections(raw.ccd, layout, settings.crosstalk, settings.linearity)
+    return overscan_subtract_trim(
+        raw.pixels, layout, crosstalk=known.crosstalk, linearity=known.linearity
+    )
 
 
 def _refuse_saturated(raw: RawCcd, layout: Layout) -> None:
