@@ -23,7 +23,7 @@ from prepipe.cameras import Camera
 from prepipe.codec.packet import read_header
 from prepipe.config import Calibration
 from prepipe.engines.acceptance import judge
-from prepipe.engines.corrections import Corrections, flat_corrections
+from prepipe.engines.corrections import flat_corrections
 from prepipe.engines.library import MasterLibrary, first_sound
 from prepipe.engines.names import MasterName, master_path, safe_band
 from prepipe.engines.products import Card
@@ -160,12 +160,15 @@ def make_master(
         Root of the library; a dome flat takes its bias from there.
     camera : Camera
     settings : Calibration, optional
-        How far away other masters may be, and what a new one may differ from the last.
+        How far away other masters may be, and what a new one may differ from the last; which
+        tables correct flats.
 
     Raises
     ------
     InputError
         If no frame can be used.
+    ConfigError
+        If a table of crosstalk or linearity that the settings name is missing or wrong.
     StorageError
         If the master cannot be written.
     """
@@ -241,16 +244,7 @@ def _read_frames(
             try:
                 raw = read_ccd(frame.source, frame.hdu, camera)
                 layout = camera.layout(raw.header, raw.pixels)
-                known = Corrections()
-                if group.kind is Kind.DOME_FLAT:
-                    _refuse_saturated(raw, layout)
-                    # What is corrected in an exposure must not be left in what it is divided by.
-                    known = flat_corrections(
-                        raw.ccd, layout, settings.crosstalk, settings.linearity
-                    )
-                pixels = overscan_subtract_trim(
-                    raw.pixels, layout, crosstalk=known.crosstalk, linearity=known.linearity
-                )
+                pixels = _above_zero(group, raw, layout, settings)
             except InputError as error:
                 left_out.append(_told(frame, str(error)))
                 continue
@@ -259,6 +253,19 @@ def _read_frames(
                 kept = _Spilled(pixels, Path(spill) / f"{len(frames)}.npy")
             frames.append(_Read(frame, kept, layout))
         yield _alike(frames, left_out)
+
+
+def _above_zero(
+    group: FrameGroup, raw: RawCcd, layout: Layout, settings: Calibration
+) -> NDArray[np.float32]:
+    """Pixels above the overscan, those of a flat corrected as the images are that it serves."""
+    if group.kind is Kind.ZERO:
+        return overscan_subtract_trim(raw.pixels, layout)
+    _refuse_saturated(raw, layout)
+    known = flat_corrections(raw.ccd, layout, settings.crosstalk, settings.linearity)
+    return overscan_subtract_trim(
+        raw.pixels, layout, crosstalk=known.crosstalk, linearity=known.linearity
+    )
 
 
 def _refuse_saturated(raw: RawCcd, layout: Layout) -> None:
