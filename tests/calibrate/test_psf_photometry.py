@@ -219,6 +219,41 @@ def test_any_profile_is_learned() -> None:
     assert np.median(fit.chi2[index]) < 1.5
 
 
+def test_wings_are_learned_and_do_not_pass_for_companions() -> None:
+    def with_halo(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        return 0.96 * moffat(FWHM, BETA)(dx, dy) + 0.04 * moffat(7 * FWHM, 2.0)(dx, dy)
+
+    flux = 15000.0 * np.sqrt(EFFECTIVE_PIXELS * SKY)
+    rng = np.random.default_rng(9)
+    nodes = np.arange(5) * 150.0 + 80.0
+    y, x = (a.ravel() + rng.uniform(-0.5, 0.5, 25) for a in np.meshgrid(nodes, nodes))
+    field = render((760, 760), x, y, np.full(25, flux), with_halo, sky=SKY, rng=rng, reach=70)
+    fit = fitted(field)
+    # What stands out of the noise there is subtracted with the star.
+    row, column = np.mgrid[:760, :760]
+    ring = np.zeros((760, 760), bool)
+    for x0, y0 in zip(x, y, strict=True):
+        away = np.hypot(column - x0, row - y0)
+        ring |= (away > 4 * FWHM) & (away < 6 * FWHM)
+    halo = field.image[ring].mean()
+    assert halo > np.sqrt(SKY)
+    assert abs(fit.left[ring].mean()) < 0.1 * halo
+    assert fit.companions <= 2
+
+
+@pytest.mark.parametrize("shape", [(130, 120), (80, 300)])
+def test_a_small_frame_is_fitted_to_its_edges(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(10)
+    x, y = (rng.uniform(0, side - 1, 40) for side in shape[::-1])
+    flux = np.full(40, 100.0 * np.sqrt(EFFECTIVE_PIXELS * SKY))
+    field = render(shape, x, y, flux, moffat(FWHM, BETA), sky=SKY, rng=rng)
+    sources, psf = detected(field)
+    assert psf.known
+    fit = fit_stars(field.image, field.mask, sources, psf, SKY)
+    assert len(fit.sources) == fit.flux.size
+    assert np.nanmedian(fit.flux) == pytest.approx(flux[0], rel=0.2)
+
+
 def test_a_saturated_star_has_no_fitted_flux_and_spares_its_neighbours() -> None:
     field = pairs(3.0 * FWHM, 0.3)
     mask = field.mask

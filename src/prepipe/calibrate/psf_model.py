@@ -19,20 +19,30 @@ from scipy.ndimage import spline_filter
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.psf_map import PsfMap
 
-__all__ = ["MARGIN", "NO_EXAMPLE", "OVERSAMPLING", "PsfModel", "moffat_model", "refined"]
+__all__ = [
+    "LARGEST_HALF",
+    "MARGIN",
+    "NO_EXAMPLE",
+    "OVERSAMPLING",
+    "PsfModel",
+    "moffat_model",
+    "refined",
+]
 
 Floats = NDArray[np.float64]
 
 OVERSAMPLING = 2
 """Nodes of the table along one pixel: a star of 2 pixels FWHM is then known to 0.1 %."""
 
+LARGEST_HALF = 250
+"""Half side of the largest square that a star is drawn in, pixels; its wing ends at the corners."""
+
 NO_EXAMPLE = Mask.BAD | Mask.SATURATED | Mask.COSMIC_RAY | Mask.DEAD | Mask.CORRUPT
 """Pixels that tell nothing about a star's profile or flux."""
 
 _REACH_FWHM = 3.0
 MARGIN = 3
-_WING_NODES = 4096
-_LARGEST_REACH = 250
+_WING_NODES = 32768
 _SHALLOWEST_BETA = 1.5
 _PRIOR_SHARE = 0.1
 _PRIOR_FLOOR = 1e-3
@@ -102,7 +112,7 @@ def moffat_model(psf: PsfMap, beta: float) -> PsfModel:
     offsets = _offsets(reach)
     middle, left, right, low, high = (_moffat(offsets, *place, beta) for place in places)
     table = np.stack([middle, 0.5 * (right - left), 0.5 * (high - low)])
-    step = _LARGEST_REACH**2 * 2.0 / (_WING_NODES - 2)
+    step = 2.0 * (LARGEST_HALF + 1) ** 2 / (_WING_NODES - 2)
     radii = np.sqrt(step * np.arange(_WING_NODES))
     wing = _round_moffat(radii, fwhm, beta)
     return PsfModel(table, _spline(table), wing.astype(np.float32), step, reach, psf.shape)

@@ -20,9 +20,9 @@ from prepipe.calibrate.matched_filter import check_frame, matched_filter
 from prepipe.calibrate.measurement import measure
 from prepipe.calibrate.neighbours import CELL, cells_of_peaks
 from prepipe.calibrate.psf import Psf
-from prepipe.calibrate.psf_fitting import Profile, Stars, appraise, subtract_stars, sweep
+from prepipe.calibrate.psf_fitting import BAND, Profile, Stars, appraise, subtract_stars, sweep
 from prepipe.calibrate.psf_map import local_width
-from prepipe.calibrate.psf_model import NO_EXAMPLE, PsfModel, moffat_model, refined
+from prepipe.calibrate.psf_model import LARGEST_HALF, NO_EXAMPLE, PsfModel, moffat_model, refined
 from prepipe.calibrate.sky_left import sky_left, subtract_mesh
 from prepipe.calibrate.sources import Sources
 
@@ -39,9 +39,7 @@ _SATURATED_RADIUS_FWHM = 3.0
 _MOVABLE_SNR = 10.0
 _FARTHEST_FWHM = 0.35
 _FAINTEST_SIGMA = 0.1
-_LARGEST_HALF = 250
 _SKY_BOX = 64
-_BAND = 32
 _EXAMPLES = 300
 _FEWEST_EXAMPLES = 20
 _EXAMPLE_ROUNDS = 2
@@ -248,13 +246,13 @@ class _Field:
         faintest = _FAINTEST_SIGMA * np.sqrt(self.sky_variance) / np.maximum(self.flux, 1e-3)
         radius = np.sqrt(self.model.wing_step * np.searchsorted(-self.model.wing, -faintest))
         smallest = np.minimum(np.ceil(self.radius) + 1.0, self.model.reach)
-        self.half = np.clip(np.ceil(radius), smallest, _LARGEST_HALF).astype(np.int32)
+        self.half = np.clip(np.ceil(radius), smallest, LARGEST_HALF).astype(np.int32)
         subtract_stars(self.left, self.profile, self.stars, self.ordered())
 
     def ordered(self, which: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """All stars or some, along bands of rows: one after the other in the same pixels."""
         which = np.arange(self.x.size) if which is None else which
-        return which[np.lexsort((self.x[which], self.y[which] // _BAND))]
+        return which[np.lexsort((self.x[which], self.y[which] // BAND))]
 
     def sweep(self, which: NDArray[np.int64] | None = None) -> None:
         """Fit all stars once, or some."""
