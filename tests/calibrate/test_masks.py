@@ -13,6 +13,7 @@ from raw_frames import read_out, two_amplifiers
 
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.masks import (
+    blind_edges,
     TRAIL_MARGIN,
     find_dead,
     grow_saturation,
@@ -196,3 +197,15 @@ def test_an_amplifier_without_pixels_is_passed_over(raw):
         LAYOUT, amplifiers=(dataclasses.replace(LAYOUT.amplifiers[0], data=data, trimmed=data),)
     )
     assert find_dead(raw, layout) == ()
+
+
+def test_glowing_edges_are_blind_and_all_else_stays:
+    mask = np.arange(128, dtype=np.uint8).reshape(8, 16)
+    before = mask.copy()
+    blind = blind_edges(mask)
+    edge = (mask & Mask.EDGE) != 0
+    np.testing.assert_array_equal(blind[edge], mask[edge] | np.uint8(Mask.DEAD))
+    np.testing.assert_array_equal(blind[~edge], mask[~edge])
+    np.testing.assert_array_equal(mask, before)
+    out = np.empty_like(mask)
+    assert blind_edges(mask, out) is out

@@ -311,21 +311,22 @@ def _keep_highest_of_saturated(
 ) -> None:
     """Of the peaks on connected saturated pixels (a star and its bleed trail) keep the highest."""
     ny, nx = mask.shape
-    reached = np.zeros(mask.shape, np.bool_)
+    # saturated pixels are few: a plane of marks would take longer to make than to use
+    reached = {-1}
     for p in order:
         if not (kept[p] and mask[y[p], x[p]] & _SATURATED):
             continue
-        if reached[y[p], x[p]]:
+        if y[p] * nx + x[p] in reached:
             kept[p] = False
             continue
-        reached[y[p], x[p]] = True
+        reached.add(y[p] * nx + x[p])
         border = [(int(y[p]), int(x[p]))]
         while border:
             row, column = border.pop()
             for j in range(max(0, row - 1), min(ny, row + 2)):
                 for i in range(max(0, column - 1), min(nx, column + 2)):
-                    if mask[j, i] & _SATURATED and not reached[j, i]:
-                        reached[j, i] = True
+                    if mask[j, i] & _SATURATED and j * nx + i not in reached:
+                        reached.add(j * nx + i)
                         border.append((j, i))
 
 

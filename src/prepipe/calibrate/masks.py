@@ -12,7 +12,7 @@ from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.overscan import Raw, raw_pixels
 from prepipe.model import Box, Layout
 
-__all__ = ["find_dead", "grow_saturation", "interpolate_bad", "saturated_fraction"]
+__all__ = ["blind_edges", "find_dead", "grow_saturation", "interpolate_bad", "saturated_fraction"]
 
 TRAIL_ROWS = 10
 """A column with so many saturated pixels in line is a bleed trail, not a star's core."""
@@ -30,6 +30,8 @@ _COUNTED = 128
 """Pixels counted in one byte."""
 
 _SATURATED = np.uint8(Mask.SATURATED)
+_EDGE = np.uint8(Mask.EDGE)
+_DEAD = np.uint8(Mask.DEAD)
 _UNUSABLE = np.uint8(Mask.BAD | Mask.DEAD | Mask.NO_FLAT | Mask.CORRUPT)
 
 
@@ -278,6 +280,35 @@ def interpolate_bad(
         hopeless = np.isnan(image[ys, xs])
         image[ys[hopeless], xs[hopeless]] = _median_of_good(image, mask, avoid)
     return int(ys.size)
+
+
+@njit(cache=True)
+def _blind_edges(mask: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Fill `out`."""
+    nothing = np.uint8(0)
+    for y in range(mask.shape[0]):
+        bits, row = mask[y], out[y]
+        for x in range(bits.size):
+            row[x] = bits[x] | (_DEAD if bits[x] & _EDGE else nothing)
+
+
+def blind_edges(mask: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """The mask with DEAD wherever it has EDGE.
+
+    Parameters
+    ----------
+    mask : ndarray of uint8, shape (ny, nx)
+    out : ndarray of uint8, shape (ny, nx), optional
+        Where to write; not `mask` itself.
+
+    Returns
+    -------
+    ndarray of uint8, shape (ny, nx)
+        `out`, or a new array.
+    """
+    out = np.empty_like(mask) if out is None else out
+    _blind_edges(mask, out)
+    return out
 
 
 def _has_no_noise(raw: Raw, box: Box, saturation: float) -> bool:

@@ -229,16 +229,28 @@ def overscan_rows(
     return levels
 
 
+@njit(cache=True)
 def _running_median(levels: NDArray[np.float64], half_width: int) -> NDArray[np.float64]:
     """Median over 2 half_width + 1 rows, NaN left out; the window stops at the ends."""
-    padded = np.pad(levels.astype(np.float32), half_width, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half_width + 1)
-    ordered = np.sort(windows, axis=1)
-    counts = np.isfinite(ordered).sum(axis=1)
-    middle = np.maximum(counts - 1, 0) // 2
-    upper = np.maximum(counts, 1) // 2
-    index = np.arange(levels.size)
-    median: NDArray[np.float64] = 0.5 * (ordered[index, middle] + ordered[index, upper])
+    median = np.full(levels.size, np.nan)
+    # the finite levels of the window, ascending: one leaves and one enters a row
+    window = np.empty(2 * half_width + 1)
+    count = 0
+    for row in range(levels.size + half_width):
+        leaving = row - 2 * half_width - 1
+        if leaving >= 0 and np.isfinite(levels[leaving]):
+            place = np.searchsorted(window[:count], levels[leaving])
+            for k in range(place, count - 1):
+                window[k] = window[k + 1]
+            count -= 1
+        if row < levels.size and np.isfinite(levels[row]):
+            place = np.searchsorted(window[:count], levels[row])
+            for k in range(count, place, -1):
+                window[k] = window[k - 1]
+            window[place] = levels[row]
+            count += 1
+        if row >= half_width and count > 0:
+            median[row - half_width] = 0.5 * (window[(count - 1) // 2] + window[count // 2])
     return median
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prepipe.codec.cards import join_cards, keyword_of, replace_value
+from prepipe.codec.cards import join_cards, replace_value
 from prepipe.codec.fits_bytes import FitsFile, HduSpan
 
 __all__ = ["HduSums", "fits_sum", "verify_checksums", "with_new_sums"]
@@ -22,6 +22,7 @@ _ALL_ONES = 0xFFFFFFFF
 _ASCII_ZERO = 0x30
 _PUNCTUATION = frozenset(range(0x3A, 0x41)) | frozenset(range(0x5B, 0x61))
 _UNSET = "0" * 16
+_DATASUM, _CHECKSUM = b"DATASUM ", b"CHECKSUM"
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ def with_new_sums(cards: list[bytes], data_unit: bytes) -> list[bytes]:
         With its padding.
     """
     data = fits_sum(data_unit)
-    fresh = [_with_value(card, "DATASUM", str(data)) for card in cards]
-    fresh = [_with_value(card, "CHECKSUM", _UNSET) for card in fresh]
+    fresh = [_with_value(card, _DATASUM, str(data)) for card in cards]
+    fresh = [_with_value(card, _CHECKSUM, _UNSET) for card in fresh]
     checksum = _encode(_ALL_ONES - fits_sum(join_cards(fresh), data))
-    return [_with_value(card, "CHECKSUM", checksum) for card in fresh]
+    return [_with_value(card, _CHECKSUM, checksum) for card in fresh]
 
 
 def _verify(file: FitsFile, span: HduSpan) -> HduSums:
@@ -103,8 +104,8 @@ def _verify(file: FitsFile, span: HduSpan) -> HduSums:
     return HduSums(span.index, data, fits_sum(span.header, total) in (0, _ALL_ONES))
 
 
-def _with_value(card: bytes, keyword: str, value: str) -> bytes:
-    return replace_value(card, value) if keyword_of(card) == keyword else card
+def _with_value(card: bytes, keyword: bytes, value: str) -> bytes:
+    return replace_value(card, value) if card.startswith(keyword) else card
 
 
 def _encode(value: int) -> str:

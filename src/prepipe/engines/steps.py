@@ -17,6 +17,7 @@ from prepipe.calibrate.cosmic_rays import find_cosmic_rays
 from prepipe.calibrate.detrend import Detrended, detrend
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.masks import (
+    blind_edges,
     find_dead,
     grow_saturation,
     interpolate_bad,
@@ -107,12 +108,14 @@ class Masters:
 class Clean:
     """Calibrated pixels; `image` is `frame.image` without its sky.
 
+    In `search_mask` glowing edges count as dead: no star is brighter than the glow there.
     `fwhm_px` is the seeing with which cosmic rays were told from stars, pixels.
     """
 
     frame: Detrended
     background: Background
     image: NDArray[np.float32]
+    search_mask: NDArray[np.uint8]
     n_saturated: int
     n_cosmic_rays: int
     flags: Flags
@@ -212,9 +215,13 @@ def clean_pixels(
     )
     if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
         flags.append("MANY_COSMIC_RAYS")
-    without_sky = buffers.array("without sky", frame.image.shape, np.float32)
-    image = subtract(frame.image, background, without_sky, _with_blind_edges(frame.mask))
-    return Clean(frame, background, image, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px)
+    shape = layout.trimmed_shape
+    search_mask = blind_edges(frame.mask, buffers.array("search mask", shape, np.uint8))
+    without_sky = buffers.array("without sky", shape, np.float32)
+    image = subtract(frame.image, background, without_sky, search_mask)
+    return Clean(
+        frame, background, image, search_mask, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px
+    )
 
 
 def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
@@ -247,7 +254,7 @@ def measure_sources(
     noise = clean.background.median_rms
     sources, psf = find_sources(
         clean.image,
-        _with_blind_edges(clean.frame.mask),
+        clean.search_mask,
         clean.background.rms,
         clean.background.box,
         fwhm_px,
@@ -279,8 +286,9 @@ def fit_profiles(clean: Clean, measured: Measured, snr: float) -> Measured:
     noise = clean.background.median_rms
     if not (measured.psf.known and math.isfinite(noise)):
         return measured
-    mask = _with_blind_edges(clean.frame.mask)
-    fitted = fit_stars(clean.image, mask, measured.sources, measured.psf, noise**2, snr)
+    fitted = fit_stars(
+        clean.image, clean.search_mask, measured.sources, measured.psf, noise**2, snr
+    )
     return replace(measured, sources=fitted.sources, fitted=fitted)
 
 
@@ -310,14 +318,6 @@ def _dead_part(mask: NDArray[np.uint8]) -> float:
 
 def _lacks_overscan(layout: Layout) -> bool:
     return not layout.bias_level and any(amp.overscan is None for amp in layout.amplifiers)
-
-
-def _with_blind_edges(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mask with glowing edges counted as dead: no star is brighter than the glow there."""
-    blind: NDArray[np.uint8] = mask & np.uint8(Mask.EDGE)
-    blind >>= np.uint8(int(Mask.EDGE).bit_length() - int(Mask.DEAD).bit_length())
-    blind |= mask
-    return blind
 
 
 def _mark_edges(mask: NDArray[np.uint8], layout: Layout, columns: int) -> None:
