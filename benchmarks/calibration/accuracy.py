@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from calibration.fields import Field, lamp_level, true_flat
 from prepipe.calibrate.flags import Mask
 from prepipe.cameras import load_camera
-from prepipe.engines.names import catalogue_path
+from prepipe.engines.names import catalogue_paths
 from prepipe.engines.products import read_master
 
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ class Product:
         with fits.open(path, memmap=False) as hdus:
             planes = [hdus[name].data for name in ("IMAGE", "MASK", "WEIGHT")]
             cards = hdus["IMAGE"].header
-        with fits.open(catalogue_path(path), memmap=False) as hdus:
+        with fits.open(catalogue_paths(path, "fits")[0], memmap=False) as hdus:
             return cls(*planes, cards, hdus[1].data)
 
 

@@ -13,8 +13,8 @@ from raw_frames import read_out, two_amplifiers
 
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.masks import (
-    blind_edges,
     TRAIL_MARGIN,
+    blind_edges,
     find_dead,
     grow_saturation,
     interpolate_bad,
@@ -199,7 +199,7 @@ def test_an_amplifier_without_pixels_is_passed_over(raw):
     assert find_dead(raw, layout) == ()
 
 
-def test_glowing_edges_are_blind_and_all_else_stays:
+def test_glowing_edges_are_blind_and_all_else_stays():
     mask = np.arange(128, dtype=np.uint8).reshape(8, 16)
     before = mask.copy()
     blind = blind_edges(mask)

@@ -403,7 +403,11 @@ def test_a_zero_lands_as_any_other_packet(landing, journal, receiver):
     assert journal.row(KEY).exposure.kind is Kind.ZERO
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_no_damage_ever_stops_the_receiver_or_passes_unseen(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("damage")

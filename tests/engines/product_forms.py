@@ -18,7 +18,9 @@ from prepipe.engines.raw import list_ccds, read_exposure
 CCD = 28
 
 
-def calibrated(night: Night, products: Path, *, solved: bool = True, **form: str) -> Outcome:
+def calibrated(
+    night: Night, products: Path, *, solved: bool = True, photometry: str = "aperture", **form: str
+) -> Outcome:
     """The CCD calibrated from a packet of its own and written in the form that is told."""
     camera = load_camera("decam")
     hdu, ccd = next(found for found in list_ccds(night.raw, camera) if found[1].number == CCD)
@@ -26,7 +28,9 @@ def calibrated(night: Night, products: Path, *, solved: bool = True, **form: str
         night.raw, scan_fits(night.raw)[hdu], read_exposure(night.raw, camera), ccd, "rice", {}
     )
     settings = Calibration(
-        reference=night.reference if solved else None, output=ProductForm(**form)
+        reference=night.reference if solved else None,
+        photometry=photometry,
+        output=ProductForm(**form),
     )
     packet = write_packet(products.parent / "packets", packed)
     return carry_out(order_of(night.root, packet, None, calibration=settings, products=products))

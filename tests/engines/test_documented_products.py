@@ -49,6 +49,7 @@ def rows_under(*header: str) -> Iterator[list[str]]:
 
 CARDS = {r[0]: Row(r[1], r[2]) for r in rows_under("card", "unit", "when", "meaning")}
 COLUMNS = {r[0]: Row(r[1]) for r in rows_under("column", "unit", "meaning")}
+FITTED = {r[0]: Row(r[1]) for r in rows_under("column of profiles", "unit", "meaning")}
 PLANES = {r[0]: Row(r[2]) for r in rows_under("plane", "pixels", "unit", "what it holds")}
 
 
@@ -60,6 +61,7 @@ def spelled(keyword: str) -> str:
         r"(CTYPE|CUNIT|CRVAL|CRPIX)\d": r"\1i",
         r"([AB]P?)_\d_\d": r"\1_i_j",
         r"(WHY|QFLAG|BIT)\d+": r"\1n",
+        r"(FWHM|ELL[12])_\d": r"\1_n",
     }
     for family, name in families.items():
         if re.fullmatch(family, keyword):
@@ -90,9 +92,10 @@ def usual(night: Night) -> Path:
 
 @pytest.fixture(scope="module")
 def unusual(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not solved, from a packet, with SIP."""
+    """Not solved, from a packet, with SIP and fitted profiles."""
     products = tmp_path_factory.mktemp("unusual") / "products"
-    return Path(calibrated(night, products, solved=False, wcs="sip").reduction.product)
+    outcome = calibrated(night, products, solved=False, photometry="psf", wcs="sip")
+    return Path(outcome.reduction.product)
 
 
 @pytest.mark.parametrize("which", ["usual", "unusual"])
@@ -114,13 +117,19 @@ def test_every_documented_card_is_written(night: Night, usual: Path, unusual: Pa
     assert {card for card in sometimes - seen if f'"{card}"' not in SOURCE} == set()
 
 
-def test_every_column_is_documented_with_its_unit_and_written(usual: Path) -> None:
-    catalogue = usual.with_name(usual.name.replace(".fits.fz", ".cat.fits"))
+def units_of_columns(product: Path) -> dict[str, str]:
+    catalogue = product.with_name(product.name.replace(".fits.fz", ".cat.fits"))
     with fitsio.FITS(str(catalogue)) as stream:
         names = stream["SOURCES"].get_colnames()
         header = stream["SOURCES"].read_header()
-    units = {name: header.get(f"TUNIT{n}", "") for n, name in enumerate(names, start=1)}
-    assert {name: row.unit for name, row in COLUMNS.items()} == units
+    return {name: header.get(f"TUNIT{n}", "") for n, name in enumerate(names, start=1)}
+
+
+def test_every_column_is_documented_with_its_unit_and_written(usual: Path, unusual: Path) -> None:
+    documented = {name: row.unit for name, row in COLUMNS.items()}
+    assert documented == units_of_columns(usual)
+    documented |= {name: row.unit for name, row in FITTED.items()}
+    assert documented == units_of_columns(unusual)
 
 
 def test_every_plane_is_documented_with_its_unit(usual: Path) -> None:

@@ -16,7 +16,7 @@ from prepipe.calibrate.flags import SourceFlag
 from prepipe.calibrate.psf_map import PsfMap
 from prepipe.config import Calibration
 from prepipe.engines.builtin import carry_out
-from prepipe.engines.names import catalogue_path
+from prepipe.engines.names import catalogue_paths
 from prepipe.simulate.settings import PIXEL_SCALE_ARCSEC
 
 CCD = 28
@@ -36,7 +36,7 @@ def product(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Product:
     )
     path = Path(str(carry_out(order).reduction.product))
     header = fits.getheader(path, "IMAGE")
-    return Product(header, fits.getdata(catalogue_path(path), "SOURCES"))
+    return Product(header, fits.getdata(catalogue_paths(path, "fits")[0], "SOURCES"))
 
 
 def true_mags(night: Night, product: Product) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +79,7 @@ def test_a_saturated_star_is_fitted_only_where_most_of_it_could_be_seen(
 
 def test_without_the_option_there_are_no_columns_of_it(night: Night) -> None:
     path = Path(str(night.outcomes[CCD].reduction.product))
-    names = fits.getdata(catalogue_path(path), "SOURCES").names
+    names = fits.getdata(catalogue_paths(path, "fits")[0], "SOURCES").names
     assert not [name for name in names if name.startswith("PSF")]
     assert fits.getheader(path, "IMAGE")["PHOTOM"] == "aperture"
 

@@ -177,7 +177,7 @@ def test_one_bad_file_is_quarantined_with_its_reason_and_the_rest_goes_on(
         "nan.fits": (raw_bytes(3, cards={"EXPTIME": "NaN"}), "EXPTIME"),
         "twice.fits": (raw_bytes(4, (5, 5)), "in it twice"),
         "a_duplicate.fits": (raw_bytes(1, seed=9), "already known"),
-        "huge_number.fits": (raw_bytes(10**25), "unexpected"),
+        "huge_number.fits": (raw_bytes(10**25), "no exposure number"),
     }
     for name, (content, _) in bad.items():
         (telescope.raw / name).write_bytes(content)

@@ -250,7 +250,11 @@ def _robust_fit(terms: Floats, values: Floats) -> tuple[Floats, float]:
         if np.array_equal(before, kept):
             break
         weighted = terms * kept[:, None]
-        coefficients[:] = np.linalg.solve(weighted.T @ terms, weighted.T @ values)
+        information = weighted.T @ terms
+        # What is left may lie in one place, or on a line.
+        if not np.linalg.cond(information) < _WORST_CONDITION:
+            return coefficients, np.inf
+        coefficients[:] = np.linalg.solve(information, weighted.T @ values)
     return coefficients, scatter
 
 

@@ -69,7 +69,7 @@ def write_products(
         *_provenance_cards(raw, results, reference),
     ]
     # The table first: a product under its final name is complete.
-    table_cards = [*_exposure_cards(raw), *cards]
+    table_cards = [*_exposure_cards(raw), *(card for card in cards if card[0] != "BUNIT")]
     write_catalogues(path, form.catalogue, _columns(raw, results), table_cards)
     write_image(path, *raw.original_cards(), _planes(results, form), cards, buffers)
 
