@@ -32,6 +32,7 @@ from prepipe.calibrate.refcat import ReferenceCatalogue
 from prepipe.cameras import load_camera
 from prepipe.config import Calibration
 from prepipe.engines.base import Order
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.builtin import Stopwatch, reduce_ccd
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import list_ccds, read_ccd
@@ -105,12 +106,13 @@ def engine(field: fields.Field, masters: Path, work: Path, repeats: int) -> Iter
     reference = load_reference(field.reference, "g")
     took: dict[str, list[float]] = {}
     totals = []
+    buffers = Buffers()
     for repeat in range(repeats + 1):
         watch = Stopwatch(peers.cpu_seconds)
         begin = peers.cpu_seconds()
         with watch.timing("read"):
             raw = read_ccd(field.raw, hdu, CAMERA)
-        outcome = reduce_ccd(raw, CAMERA, order, reference, watch)
+        outcome = reduce_ccd(raw, CAMERA, order, reference, watch, buffers)
         # The first one compiles the kernels and reads the masters.
         if repeat > 0:
             totals.append(peers.cpu_seconds() - begin)

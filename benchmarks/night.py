@@ -35,6 +35,7 @@ from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import verify, write_packet
 from prepipe.config import Calibration
 from prepipe.engines.base import Order
+from prepipe.engines.buffers import Buffers
 from prepipe.engines.builtin import Stopwatch, reduce_ccd
 from prepipe.engines.masters import gather, make_master
 from prepipe.engines.raw import RawCcd, list_ccds, read_ccd
@@ -94,11 +95,12 @@ def _calibration(work: Path, camera: Any, packets: Path, repeats: int) -> list[R
     reference = load_reference(work / "stars.fits", "g")
     order = Order(packet, "decam", Calibration(), work / "products", work / "masters")
     took: dict[str, list[float]] = {}
+    buffers = Buffers()
     for repeat in range(repeats + 1):
         watch = Stopwatch(time.process_time)
         with watch.timing("read"):
             raw = read_ccd(packet, None, camera)
-        reduce_ccd(raw, camera, order, reference, watch)
+        reduce_ccd(raw, camera, order, reference, watch, buffers)
         if repeat > 0:
             for step, seconds in watch.seconds.items():
                 took.setdefault(step, []).append(seconds)

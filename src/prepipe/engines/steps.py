@@ -269,7 +269,9 @@ def measure_sources(
         flags = ("NO_PSF_STARS",)
     elif math.hypot(*psf.ellipticity) > TRAILED:
         flags = ("TRAILED",)
-    return Measured(sources, psf, aperture_correction(sources, psf.stars), flags)
+    # What is no profile of a star tells nothing of a star's wings.
+    examples = psf.stars if psf.known else psf.stars[:0]
+    return Measured(sources, psf, aperture_correction(sources, examples), flags)
 
 
 def fit_profiles(clean: Clean, measured: Measured, snr: float) -> Measured:
