@@ -19,12 +19,12 @@ CHAINS = {"libraries": "Python libraries", "classical": "classical chain"}
 
 
 def draw(rows: list[dict[str, Any]], directory: Path) -> None:
-    """Write ``calibration_speed.png`` and ``calibration_astrometry.png``."""
+    """Write ``calibration-speed.png`` and ``calibration-astrometry.png``."""
     directory.mkdir(parents=True, exist_ok=True)
     values = {row["name"]: float(row["value"]) for row in rows}
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        _speed(values).savefig(directory / "calibration_speed.png", dpi=110)
-        _astrometry(values).savefig(directory / "calibration_astrometry.png", dpi=110)
+        _speed(values).savefig(directory / "calibration-speed.png", dpi=110)
+        _astrometry(values).savefig(directory / "calibration-astrometry.png", dpi=110)
 
 
 def _speed(values: dict[str, float]) -> Figure:
