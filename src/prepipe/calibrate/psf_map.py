@@ -227,7 +227,7 @@ def _fit_surfaces(
     """Coefficients for each column of `values`, of the highest degree that errs by `limit`."""
     step = -(-x.size // _MOST_STARS)
     x, y, values = x[::step], y[::step], values[::step]
-    for degree in (2, 1, 0):
+    for degree in range(HIGHEST_DEGREE, -1, -1):
         terms = _terms(x, y, shape, degree)
         corner = _corner_error(terms, shape)
         if not np.isfinite(corner):

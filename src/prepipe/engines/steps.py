@@ -176,19 +176,7 @@ def clean_pixels(
     if raw.sum_fits is False:
         flags.append("STALE_SUM")
     layout = masters.noisier(layout)
-    known = masters.corrections
-    frame = detrend(
-        raw.pixels,
-        layout,
-        bias=masters.bias,
-        flat=masters.flat,
-        bad_pixels=_together(corrupt, known.bad_pixels),
-        dead=dead,
-        crosstalk=known.crosstalk,
-        ghosts=known.ghosts,
-        linearity=known.linearity,
-        out=_planes(buffers, layout.trimmed_shape),
-    )
+    frame = _detrended(raw, layout, masters, dead, corrupt, buffers)
     if saturated_fraction(frame.mask) > FLOODED:
         flags.append("SATURATED_FRAME")
     n_saturated = grow_saturation(frame.mask)
@@ -201,10 +189,7 @@ def clean_pixels(
     elif _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in flags:
         flags.append("PARTIAL_DEAD")
     if not certain:
-        seen = glimpse_seeing(
-            frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise
-        )
-        fwhm_px = seen if math.isfinite(seen) else fwhm_px
+        fwhm_px = _glimpsed(frame, background, fwhm_px)
     n_cosmic_rays = find_cosmic_rays(
         frame.image,
         frame.mask,
@@ -222,6 +207,36 @@ def clean_pixels(
     return Clean(
         frame, background, image, search_mask, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px
     )
+
+
+def _detrended(
+    raw: RawCcd,
+    layout: Layout,
+    masters: Masters,
+    dead: Flags,
+    corrupt: NDArray[np.uint8] | None,
+    buffers: Buffers,
+) -> Detrended:
+    """The pixels with all that is known of the detector taken out."""
+    known = masters.corrections
+    return detrend(
+        raw.pixels,
+        layout,
+        bias=masters.bias,
+        flat=masters.flat,
+        bad_pixels=_together(corrupt, known.bad_pixels),
+        dead=dead,
+        crosstalk=known.crosstalk,
+        ghosts=known.ghosts,
+        linearity=known.linearity,
+        out=_planes(buffers, layout.trimmed_shape),
+    )
+
+
+def _glimpsed(frame: Detrended, background: Background, fwhm_px: float) -> float:
+    """The seeing by a few bright stars, or the one supposed where they do not tell."""
+    seen = glimpse_seeing(frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise)
+    return seen if math.isfinite(seen) else fwhm_px
 
 
 def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
