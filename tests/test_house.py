@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "prepipe"
 
 FLOORS = (
     {"model", "errors"},
-    {"config", "files"},
+    {"config", "files", "names"},
     {"cameras", "codec", "calibrate"},
     {"quality", "compute", "link", "store", "simulate"},
     {"engines"},

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prepipe.codec.fits_bytes import scan_fits
-from prepipe.codec.names import parse_name, safe_name
 from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import (
     PackedCcd,
@@ -27,6 +26,7 @@ from prepipe.codec.packet import (
 )
 from prepipe.errors import FitsError, PacketError, StorageError
 from prepipe.model import Ccd, Exposure
+from prepipe.names import parse_name, safe_name
 
 CODECS = ("none", "rice", "jpeg2000")
 often = settings(

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from prepipe.cluster.events import Event, What
-from prepipe.codec.names import parse_name
 from prepipe.codec.packet import verify
 from prepipe.errors import DuplicateError, PacketError, PrepipeError, StorageError
 from prepipe.files import (
@@ -34,6 +33,7 @@ from prepipe.files import (
 )
 from prepipe.link.base import DONE, REJECTED
 from prepipe.model import Packet, Stage
+from prepipe.names import parse_name
 from prepipe.store import CcdKey, CcdRow, Journal
 
 __all__ = ["REASON_SUFFIX", "Receiver"]

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from prepipe.codec.names import CAMERA_PATTERN
 from prepipe.codec.pixels import MAX_PIXELS
 from prepipe.errors import PacketError
 from prepipe.model import Ccd, Exposure, Kind, Night, Packet
+from prepipe.names import CAMERA_PATTERN
 
 __all__ = ["PacketHead"]
 

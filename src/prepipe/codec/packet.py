@@ -19,12 +19,12 @@ from prepipe.codec.cards import BLOCK, header_from_cards, split_cards
 from prepipe.codec.fits_bytes import MAX_HEADER_BYTES, HduSpan
 from prepipe.codec.head import PacketHead
 from prepipe.codec.headers import image_cards
-from prepipe.codec.names import parse_name
 from prepipe.codec.pixels import MAX_PIXELS, pixel_checksum
 from prepipe.codec.tiles import image_dtype
 from prepipe.errors import ConfigError, FitsError, PacketError
 from prepipe.files import atomic_write, storage_errors
 from prepipe.model import Packet
+from prepipe.names import parse_name
 
 __all__ = [
     "DecodedCcd",

@@ -9,11 +9,11 @@ from prepipe.codec.cards import join_cards, keyword_of, make_card
 from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.fits_bytes import HduSpan
 from prepipe.codec.headers import funpack_header, rice_cards, without_data
-from prepipe.codec.names import safe_name
 from prepipe.codec.packet import OpenPacket, open_packet
 from prepipe.codec.tiles import RiceTable, rice_table
 from prepipe.files import atomic_write
 from prepipe.model import Packet
+from prepipe.names import safe_name
 
 __all__ = ["unpack"]
 

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from prepipe.codec.names import parse_name
 from prepipe.errors import LinkError, PacketError, StorageError
 from prepipe.files import atomic_path, storage_errors
 from prepipe.link.base import REJECTED
+from prepipe.names import parse_name
 
 __all__ = ["LocalLink"]
 

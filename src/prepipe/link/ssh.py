@@ -18,12 +18,12 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from prepipe import config
-from prepipe.codec.names import parse_name, safe_name
 from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
 from prepipe.files import PARTIAL_SUFFIX, storage_errors
 from prepipe.link.advice import advice
 from prepipe.link.base import REJECTED
 from prepipe.link.sftp import Conversation, quoted
+from prepipe.names import parse_name, safe_name
 
 __all__ = ["SshLink"]
 
