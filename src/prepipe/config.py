@@ -100,8 +100,10 @@ class Pack(_Section):
 class Link(_Section):
     """How packets cross."""
 
-    kind: Literal["local", "ssh"] = Field(
-        "local", description="local (another directory of this machine) or ssh"
+    kind: Literal["local", "ssh", "sftp"] = Field(
+        "local",
+        description="local (another directory of this machine), ssh (prepipe at both ends) or sftp "
+        "(nothing installed there, much slower over a long line)",
     )
     landing: Path = Field(Path("landing"), description="landing directory at the far end")
     host: str = Field("", description="ssh: host name, or an alias of ~/.ssh/config")
@@ -112,14 +114,28 @@ class Link(_Section):
     options: tuple[str, ...] = Field(
         (), description='ssh: further options, each one word, such as "-oProxyJump=gate"'
     )
+    command: str = Field(
+        "prepipe", description="ssh: what starts prepipe there, as one would type it"
+    )
+    rate: float | Literal["auto"] = Field(
+        "auto", description="ssh: rate of the line, Mbit/s; auto finds and follows it"
+    )
+    connections: int | None = Field(
+        None, ge=1, le=64, examples=[8], description="ssh: so many; unset, as the rate needs"
+    )
+    congestion: str = Field(
+        "bbr", description="ssh: congestion control asked of the kernel; empty leaves its own"
+    )
     timeout_s: float = Field(
         60.0, gt=0, description="ssh: a packet without progress this long is tried again"
     )
 
     @model_validator(mode="after")
     def _host_given(self) -> Link:
-        if self.kind == "ssh" and not self.host:
-            raise ValueError("an ssh link needs a host")
+        if self.kind != "local" and not self.host:
+            raise ValueError(f"an {self.kind} link needs a host")
+        if self.rate != "auto" and not 0.1 <= self.rate <= 1e5:
+            raise ValueError("rate must lie between 0.1 and 100000 Mbit/s")
         if self.host.startswith("-") or self.user.startswith("-"):
             raise ValueError("host and user must not begin with a dash")
         return self

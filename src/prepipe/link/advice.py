@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["advice"]
+__all__ = ["advice", "is_passing"]
 
 _BROKE = "the connection broke; it is tried again"
 
 _REMEDIES = (
+    (
+        r"(?i)prepipe\S*: (command )?not found|prepipe\S*: No such file",
+        "there is no prepipe there; install it for the user there, or tell where it is with "
+        "link.command",
+    ),
+    (
+        r"No such command|No module named",
+        "the prepipe there is an older one, or broken; install the same version at both ends",
+    ),
     (
         r"IDENTIFICATION HAS CHANGED",
         "its host key is not the one this user knows; ask its administrator whether it was "
@@ -63,6 +72,18 @@ _REMEDIES = (
 )
 
 
+_PASSING = re.compile(
+    r"Connection (refused|closed|reset)|Broken pipe|closed by remote|No route to host|"
+    r"Network is unreachable|Could not resolve|timed out|not responding|"
+    r"Temporary failure in name resolution"
+)
+
+
+def is_passing(complaint: str) -> bool:
+    """Whether it is the network or a machine that is down, which come back by themselves."""
+    return not complaint.strip() or _PASSING.search(complaint) is not None
+
+
 def advice(complaint: str, where: str) -> str:
     """Say in one sentence what is wrong and what to do.
 
@@ -78,6 +99,6 @@ def advice(complaint: str, where: str) -> str:
         if re.search(pattern, complaint):
             return remedy
     if said:
-        return f"sftp says {said[0]!r}; try `sftp {where}` by hand"
+        return f"{said[0]!r} is what it says; try `ssh {where}` by hand"
     # a shared connection that dies takes its sessions along without a word
     return _BROKE

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["DONE", "REJECTED", "Link"]
+__all__ = ["DONE", "REJECTED", "Held", "Link"]
 
 DONE = "done"
 """Directory below the landing directory for packets that were registered."""
@@ -14,11 +15,41 @@ REJECTED = "rejected"
 """Directory below the landing directory for packets that were damaged."""
 
 
-class Link(Protocol):
-    """A way to one landing directory."""
+@dataclass(frozen=True)
+class Held:
+    """A packet that the far side has.
 
-    def send(self, packet: Path) -> None:
+    Parameters
+    ----------
+    size : int
+        bytes
+    checksum : str
+        xxh3-128 of the file, hexadecimal; empty where the far side cannot tell.
+    """
+
+    size: int
+    checksum: str = ""
+
+
+class Link(Protocol):
+    """A way to one landing directory.
+
+    Attributes
+    ----------
+    concurrency : int
+        Packets that may be under way at the same time.
+    """
+
+    concurrency: int
+
+    def send(self, packet: Path, urgency: int = 0) -> None:
         """Put a packet into the landing directory, whole, under its own name.
+
+        Parameters
+        ----------
+        packet : Path
+        urgency : int
+            Of several under way the highest goes first.
 
         Raises
         ------
@@ -29,8 +60,8 @@ class Link(Protocol):
         """
         ...
 
-    def inventory(self) -> dict[str, int]:
-        """Names and bytes of the packets that the far side has, registered ones included.
+    def inventory(self) -> dict[str, Held]:
+        """What packets the far side has, registered ones included, by name.
 
         Raises
         ------

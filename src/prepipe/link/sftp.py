@@ -1,132 +1,247 @@
-"""A conversation with one ``sftp`` process: commands go in, their answers come out."""
+"""The far side is any host with an SSH server: the user's own OpenSSH ``sftp`` carries packets.
+
+Nothing is installed or run there and no shell is involved. Packets share one
+connection, so that only the first pays the handshake.
+"""
 
 from __future__ import annotations
 
-import os
+import errno
+import re
+import secrets
+import shutil
 import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
+from pathlib import Path, PurePosixPath
 
-from prepipe.errors import LinkError
+from prepipe import config
+from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
+from prepipe.files import PARTIAL_SUFFIX, storage_errors
+from prepipe.link.advice import advice
+from prepipe.link.base import REJECTED
+from prepipe.link.conversation import Conversation, quoted
+from prepipe.names import parse_name, safe_name
 
-__all__ = ["Conversation", "quoted"]
+__all__ = ["SftpLink"]
 
-_ECHO = "sftp> "
-_MARK = "pwd"
-"""Answered without asking the far side, so that it tells where other answers end."""
-_CONNECTION_LOST = 255
+_CONNECT_S = 30.0
+_PERSIST_S = 120
+_LISTING_S = 900.0
+_SLOWEST = 10_000.0
+"""bytes / s; a packet that crosses more slowly than this counts as stuck."""
+_DEEPEST = 6
+_LONGEST_SOCKET = 80
+"""A Unix socket's path holds 104 characters, and ssh appends 17 while it makes one."""
+
+_ENTRY = re.compile(r"([-dl])\S{9,}\s.*\s(\d+)\s+\w{3}\s+\d{1,2}\s+[\d:]{4,5}\s+(\S+)")
+_DISK_FULL = re.compile(r"(write|close|fsync).*: Failure|No space|quota", re.IGNORECASE)
+_MISSING = re.compile(r"No such file|not found", re.IGNORECASE)
 
 
-def quoted(path: str) -> str:
-    """`path` as one word of an sftp command."""
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-class Conversation:
-    """One ``sftp -b -``, fed step by step; a context manager.
-
-    A step is given only when the one before was answered, so that nothing goes on at the
-    far side when this process is killed. sftp stops at the first command that fails.
+class SftpLink:
+    """Packets by ``sftp``; which keys and known hosts count is the user's ``~/.ssh``.
 
     Parameters
     ----------
-    command : sequence of str
-        Program and arguments; no shell sees them.
-    limit_s : float
-        The process is killed when it takes longer, s.
-    directory : Path, optional
-        Where relative local names are taken from.
+    settings : config.Link
+
+    Raises
+    ------
+    ConfigError
+        If ``ssh`` and ``sftp`` are not installed.
     """
 
-    def __init__(
-        self, command: Sequence[str], limit_s: float, directory: Path | None = None
-    ) -> None:
-        self.limit_s = limit_s
-        self.timed_out = False
-        self.complaint = ""
-        # not a pipe: a connection kept open in the background would hold its other end
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                cwd=directory,
-                env={**os.environ, "LC_ALL": "C"},
-                # Ctrl-C stops the one who waits for it, not a packet under way
-                start_new_session=True,
-                encoding="utf-8",
-                errors="replace",
-            )
-        except OSError as error:
-            self._errors.close()
-            raise LinkError(f"sftp cannot be started: {error.strerror}") from error
-        self._timer = threading.Timer(limit_s, self._give_up)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.finish()
-        self._errors.close()
+    def __init__(self, settings: config.Link) -> None:
+        for program in ("sftp", "ssh"):
+            if shutil.which(program) is None:
+                raise ConfigError(f"{program} is not installed; install the OpenSSH client")
+        self._settings = settings
+        self._landing = _remote_path(settings.landing)
+        self._control = Path(tempfile.mkdtemp(prefix="prepipe-"))
+        self._lock = threading.Lock()
+        self._landing_made = False
 
     @property
-    def disconnected(self) -> bool:
-        """Whether the connection failed, rather than a command."""
-        return self.timed_out or self._process.returncode not in (0, 1)
+    def _where(self) -> str:
+        user = f"{self._settings.user}@" if self._settings.user else ""
+        port = f":{self._settings.port}" if self._settings.port else ""
+        return f"{user}{self._settings.host}{port}"
 
-    def ask(self, steps: Sequence[str]) -> list[str]:
-        """Give some commands and wait for their answers.
+    def send(self, packet: Path) -> None:
+        """Put a packet into the landing directory; see `Link.send`.
 
-        Returns
-        -------
-        list of str
-            Lines of output, without the commands; short if one of them failed.
+        It arrives as ``.NAME.TOKEN.part`` and is renamed once it is whole and on disk. The
+        token keeps apart what a killed sender left running.
+
+        Raises
+        ------
+        PacketError
+            If the file has no packet's name.
+        StorageError
+            If the far side's disk is full, or the packet vanished here.
+        LinkError
+            If the far side cannot be reached or does not take the packet.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(OSError, ValueError):
-            self._process.stdin.write("".join(f"{step}\n" for step in (*steps, _MARK)))
-            self._process.stdin.flush()
-        lines: list[str] = []
-        marked = False
-        for line in self._process.stdout:
-            if marked:
+        parse_name(packet.name)
+        with storage_errors(packet):
+            size = packet.stat().st_size
+        self._make_landing()
+        partial = f".{packet.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+        enter = f"cd {quoted(self._landing)}"
+        steps = [enter, f"put -f {packet.name} {partial}", f"ls -lna {partial}"]
+        limit = self._settings.timeout_s + size / _SLOWEST
+        with self._conversation(limit, packet.parent) as sftp:
+            if _size_in(sftp.ask(steps)) == size:
+                sftp.ask([f"rename {partial} {packet.name}"])
+                if sftp.finish():
+                    return
+            sftp.finish()
+        self._landing_made = False
+        if not sftp.disconnected:
+            self._remove(enter, partial)
+        raise self._error(sftp, f"{packet.name} was not sent")
+
+    def inventory(self) -> dict[str, int]:
+        """Names and bytes of the packets there; see `Link.inventory`.
+
+        Raises
+        ------
+        LinkError
+            If the far side cannot be asked.
+        """
+        found: dict[str, int] = {}
+        # upper directories first: a packet only ever moves downwards, and is not missed
+        directories = ["."]
+        for _ in range(_DEEPEST):
+            if not directories:
                 break
-            if line.startswith(_ECHO):
-                marked = line.removeprefix(_ECHO).strip() == _MARK
-            else:
-                lines.append(line.rstrip("\n"))
-        return lines
+            below: list[str] = []
+            for kind, size, path in self._list(directories):
+                if kind == "d":
+                    below += _directory(path)
+                elif kind == "-" and _is_packet(path.name):
+                    found.setdefault(path.name, size)
+            directories = below
+        return found
 
-    def finish(self) -> bool:
-        """Say goodbye; True if every command succeeded."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with suppress(OSError):
-                self._process.stdin.close()
-            if self._process.stdout is not None:
-                self._process.stdout.read()
-                self._process.stdout.close()
-            self._process.wait()
-            self._timer.cancel()
-            self._errors.seek(0)
-            self.complaint = self._errors.read().decode("utf-8", "replace")
-        return self._process.returncode == 0
+    def close(self) -> None:
+        """Hang up and remove the socket of the shared connection."""
+        self._hang_up()
+        shutil.rmtree(self._control, ignore_errors=True)
 
-    def _give_up(self) -> None:
-        if self._process.poll() is None:
-            self.timed_out = True
-            self._process.kill()
+    def _list(self, directories: Sequence[str]) -> list[tuple[str, int, PurePosixPath]]:
+        """Kind, bytes and path of what is in `directories`; nothing if there is no landing."""
+        steps = [
+            f"cd {quoted(self._landing)}",
+            *(f"ls -lna {quoted(name)}" for name in directories),
+        ]
+        with self._conversation(_LISTING_S) as sftp:
+            lines = sftp.ask(steps)
+            complete = sftp.finish()
+        if not complete:
+            if directories == ["."] and not sftp.disconnected and _MISSING.search(sftp.complaint):
+                return []
+            raise self._error(sftp, "the packets there cannot be listed")
+        entries = (_ENTRY.fullmatch(line) for line in lines)
+        return [(found[1], int(found[2]), PurePosixPath(found[3])) for found in entries if found]
+
+    def _make_landing(self) -> None:
+        with self._lock:
+            if self._landing_made:
+                return
+            path = PurePosixPath(self._landing)
+            steps = [f"-mkdir {quoted(str(each))}" for each in reversed([path, *path.parents])]
+            with self._conversation(self._settings.timeout_s) as sftp:
+                sftp.ask([*steps, f"cd {quoted(self._landing)}"])
+                if not sftp.finish():
+                    raise self._error(sftp, f"{self._landing} cannot be made or entered")
+            self._landing_made = True
+
+    def _remove(self, enter: str, partial: str) -> None:
+        """Take back what was not sent whole: on a full disk it would be in the way."""
+        with suppress(LinkError), self._conversation(self._settings.timeout_s) as sftp:
+            sftp.ask([enter, f"-rm {partial}"])
+            sftp.finish()
+
+    def _conversation(self, limit_s: float, directory: Path | None = None) -> Conversation:
+        return Conversation(
+            ["sftp", "-b", "-", *self._options(), "--", self._settings.host], limit_s, directory
+        )
+
+    def _options(self) -> list[str]:
+        """Options of ssh; the site's own come first, for the first one counts."""
+        settings = self._settings
+        alive = max(1, round(settings.timeout_s / 3))
+        options = [
+            *settings.options,
+            "-oBatchMode=yes",
+            "-oLogLevel=ERROR",
+            f"-oConnectTimeout={max(1, round(min(settings.timeout_s, _CONNECT_S)))}",
+            f"-oServerAliveInterval={alive}",
+            "-oServerAliveCountMax=3",
+        ]
+        if settings.user:
+            options.append(f"-oUser={settings.user}")
+        if settings.port:
+            options.append(f"-oPort={settings.port}")
+        socket = self._control / "s"
+        if len(str(socket)) <= _LONGEST_SOCKET:
+            options += [
+                "-oControlMaster=auto",
+                f"-oControlPath={socket}",
+                f"-oControlPersist={_PERSIST_S}",
+            ]
+        return options
+
+    def _hang_up(self) -> None:
+        command = ["ssh", *self._options(), "-O", "exit", "--", self._settings.host]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=5, check=False)
+
+    def _error(self, sftp: Conversation, what: str) -> LinkError | StorageError:
+        if sftp.timed_out:
+            # a dead connection must not keep the next packet waiting
+            self._hang_up()
+            return LinkError(
+                f"{self._where}: {what}: no answer within {sftp.limit_s:.0f} s; "
+                "see whether the network is up"
+            )
+        if not sftp.disconnected and _DISK_FULL.search(sftp.complaint):
+            full = StorageError(
+                f"{self._where}: {what}: the disk of {self._landing} is full or its quota used "
+                "up; free some space there, then it goes on by itself"
+            )
+            full.__cause__ = OSError(errno.ENOSPC, sftp.complaint)
+            return full
+        return LinkError(f"{self._where}: {what}: {advice(sftp.complaint, self._where)}")
+
+
+def _remote_path(landing: Path) -> str:
+    """sftp begins in the home directory and knows no ``~``."""
+    text = str(landing)
+    return "." if text == "~" else text.removeprefix("~/")
+
+
+def _size_in(lines: Sequence[str]) -> int | None:
+    entries = [found for line in lines if (found := _ENTRY.fullmatch(line))]
+    return int(entries[-1][2]) if entries else None
+
+
+def _directory(path: PurePosixPath) -> list[str]:
+    """The directory if it is to be looked into: no hidden one, no rejected packets."""
+    try:
+        safe_name(path.name)
+    except PacketError:
+        return []
+    return [] if str(path) == REJECTED else [str(path)]
+
+
+def _is_packet(name: str) -> bool:
+    try:
+        parse_name(name)
+    except PacketError:
+        return False
+    return True

@@ -1,80 +1,167 @@
-"""The far side is any host with an SSH server: the user's own OpenSSH ``sftp`` carries packets.
+"""The far side is any host with an SSH server and prepipe: a pool of paced connections.
 
-Nothing is installed or run there and no shell is involved. Packets share one
-connection, so that only the first pays the handshake.
+Opened once and kept all night, so that no packet waits for a handshake. A thread looks after
+them: opens what is missing, gives a silent one's chunks to the others, and closes it when another
+has taken its place.
 """
 
 from __future__ import annotations
 
-import errno
-import re
-import secrets
-import shutil
-import subprocess
-import tempfile
+import os
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
 
 from prepipe import config
-from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
-from prepipe.files import PARTIAL_SUFFIX, storage_errors
-from prepipe.link.advice import advice
-from prepipe.link.base import REJECTED
-from prepipe.link.sftp import Conversation, quoted
-from prepipe.names import parse_name, safe_name
+from prepipe.errors import LinkError
+from prepipe.files import storage_errors
+from prepipe.link import openssh
+from prepipe.link.advice import advice, is_passing
+from prepipe.link.base import Held
+from prepipe.link.connection import Connection
+from prepipe.link.dealer import Dealer, Transfer
+from prepipe.link.pacing import RateFinder, bytes_per_s, connections_for, window_for
+from prepipe.link.protocol import Offer
+from prepipe.link.sockets import pace, state_of, use_congestion_control
+from prepipe.names import parse_name
 
-__all__ = ["SshLink"]
+__all__ = ["ConnectionState", "LinkState", "SshLink"]
 
-_CONNECT_S = 30.0
-_PERSIST_S = 120
-_LISTING_S = 900.0
-_SLOWEST = 10_000.0
-"""bytes / s; a packet that crosses more slowly than this counts as stuck."""
-_DEEPEST = 6
-_LONGEST_SOCKET = 80
-"""A Unix socket's path holds 104 characters, and ssh appends 17 while it makes one."""
+_TICK_S = 0.1
+_AT_A_TIME = 6
+"""Handshakes under way together; sshd drops connections at random beyond ten."""
+_BETWEEN_OPENINGS_S = 0.25
+_QUICKEST_CONNECT_S = 5.0
+_LONGEST_PAUSE_S = 30.0
+_SILENT_S = 3.0
+_INVENTORY_S = 900.0
+_SKEW_S = 5.0
+_READ_BYTES = 1 << 20
+_ALIVE = 5, 6
+"""ssh gives a connection up after 30 s without an answer."""
 
-_ENTRY = re.compile(r"([-dl])\S{9,}\s.*\s(\d+)\s+\w{3}\s+\d{1,2}\s+[\d:]{4,5}\s+(\S+)")
-_DISK_FULL = re.compile(r"(write|close|fsync).*: Failure|No space|quota", re.IGNORECASE)
-_MISSING = re.compile(r"No such file|not found", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class ConnectionState:
+    """One connection, for people.
+
+    Parameters
+    ----------
+    state : str
+        ``opening``, ``open``, ``silent``.
+    rtt_s : float
+    in_flight : int
+        Chunks.
+    sent_bytes : int
+        Acknowledged.
+    """
+
+    state: str
+    rtt_s: float
+    in_flight: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class LinkState:
+    """The link at work, for people.
+
+    Parameters
+    ----------
+    connections : tuple of ConnectionState
+    rate : float or None
+        Mbit/s; of the line, as configured or found; None if nothing is known yet.
+    mbit_s : float
+        Acknowledged over the last seconds.
+    queued_bytes : int
+    eta_s : float or None
+        Until the queue is empty, s; None while nothing moves.
+    trouble : str
+        Why no connection is open; empty if one is.
+    """
+
+    connections: tuple[ConnectionState, ...]
+    rate: float | None
+    mbit_s: float
+    queued_bytes: int
+    eta_s: float | None
+    trouble: str
 
 
 class SshLink:
-    """Packets by ``sftp``; which keys and known hosts count is the user's ``~/.ssh``.
+    """Packets over connections that stay open.
 
     Parameters
     ----------
     settings : config.Link
+    on_notice : callable, optional
+        Told once, in a sentence, what cannot be had and what is done instead.
 
     Raises
     ------
     ConfigError
-        If ``ssh`` and ``sftp`` are not installed.
+        If ``ssh`` is not installed.
     """
 
-    def __init__(self, settings: config.Link) -> None:
-        for program in ("sftp", "ssh"):
-            if shutil.which(program) is None:
-                raise ConfigError(f"{program} is not installed; install the OpenSSH client")
+    concurrency = 128
+    """Packets that may be under way at a time; each is read from disk chunk by chunk."""
+
+    def __init__(
+        self, settings: config.Link, on_notice: Callable[[str], object] = lambda _: None
+    ) -> None:
+        openssh.need_programs("ssh")
         self._settings = settings
-        self._landing = _remote_path(settings.landing)
-        self._control = Path(tempfile.mkdtemp(prefix="prepipe-"))
-        self._lock = threading.Lock()
-        self._landing_made = False
+        self._tell = on_notice
+        self._told: set[str] = set()
+        self._rate = None if settings.rate == "auto" else float(settings.rate)
+        self._finder = RateFinder() if self._rate is None else None
+        self._wanted = settings.connections or connections_for(self._rate)
+        self._lock = threading.RLock()
+        self._connections: list[Connection] = []
+        self._dealer = Dealer(self._wake)
+        self._unfinished: set[str] = set()
+        self._opened_at = time.time()
+        self._closed = threading.Event()
+        self._supervisor: threading.Thread | None = None
+        self._next_opening = 0.0
+        self._failures = 0
+        self._verdicts = 0
+        self._trouble = ""
+        self._down_since = time.monotonic()
+        self._was_open = False
+        self._connect_s = openssh.CONNECT_S
+        self._shared = False
+        self._history: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=50)
+        self._past_bytes = 0
+        self._busy_since = 0.0
+        self._busy_bytes = 0
 
-    @property
-    def _where(self) -> str:
-        user = f"{self._settings.user}@" if self._settings.user else ""
-        port = f":{self._settings.port}" if self._settings.port else ""
-        return f"{user}{self._settings.host}{port}"
+    def open(self) -> None:
+        """Begin to connect, if that has not begun; nothing is waited for."""
+        with self._lock:
+            if self._supervisor is None and not self._closed.is_set():
+                self._down_since = time.monotonic()
+                self._supervisor = threading.Thread(
+                    target=self._supervise, name="link", daemon=True
+                )
+                self._supervisor.start()
 
-    def send(self, packet: Path) -> None:
+    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
         """Put a packet into the landing directory; see `Link.send`.
 
-        It arrives as ``.NAME.TOKEN.part`` and is renamed once it is whole and on disk. The
-        token keeps apart what a killed sender left running.
+        Parameters
+        ----------
+        packet : Path
+        urgency : int
+            Of several under way the highest goes first, chunk by chunk.
+        place : str
+            Empty, or ``archive`` for an original.
 
         Raises
         ------
@@ -83,165 +170,318 @@ class SshLink:
         StorageError
             If the far side's disk is full, or the packet vanished here.
         LinkError
-            If the far side cannot be reached or does not take the packet.
+            If the far side cannot be reached, or does not take the packet.
         """
         parse_name(packet.name)
+        self.open()
         with storage_errors(packet):
-            size = packet.stat().st_size
-        self._make_landing()
-        partial = f".{packet.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-        enter = f"cd {quoted(self._landing)}"
-        steps = [enter, f"put -f {packet.name} {partial}", f"ls -lna {partial}"]
-        limit = self._settings.timeout_s + size / _SLOWEST
-        with self._conversation(limit, packet.parent) as sftp:
-            if _size_in(sftp.ask(steps)) == size:
-                sftp.ask([f"rename {partial} {packet.name}"])
-                if sftp.finish():
-                    return
-            sftp.finish()
-        self._landing_made = False
-        if not sftp.disconnected:
-            self._remove(enter, partial)
-        raise self._error(sftp, f"{packet.name} was not sent")
+            descriptor = os.open(packet, os.O_RDONLY | os.O_CLOEXEC)
+        transfer: Transfer | None = None
+        try:
+            with storage_errors(packet):
+                status = os.fstat(descriptor)
+                checksum = _checksum(descriptor)
+            offer = Offer(0, packet.name, status.st_size, checksum, place)
+            # what another run or another try began may be there in parts
+            ask_first = status.st_mtime < self._opened_at or checksum in self._unfinished
+            self._unfinished.add(checksum)
+            transfer = self._dealer.add(packet, descriptor, offer, urgency, ask_first)
+            self._wait_for(transfer)
+            if transfer.error is not None:
+                raise transfer.error
+            self._unfinished.discard(checksum)
+        finally:
+            if transfer is None:
+                os.close(descriptor)
+            else:
+                self._dealer.remove(transfer)
+                transfer.close()
 
-    def inventory(self) -> dict[str, int]:
-        """Names and bytes of the packets there; see `Link.inventory`.
+    def inventory(self) -> dict[str, Held]:
+        """Names, bytes and checksums of the packets there; see `Link.inventory`.
 
         Raises
         ------
         LinkError
             If the far side cannot be asked.
         """
-        found: dict[str, int] = {}
-        # upper directories first: a packet only ever moves downwards, and is not missed
-        directories = ["."]
-        for _ in range(_DEEPEST):
-            if not directories:
-                break
-            below: list[str] = []
-            for kind, size, path in self._list(directories):
-                if kind == "d":
-                    below += _directory(path)
-                elif kind == "-" and _is_packet(path.name):
-                    found.setdefault(path.name, size)
-            directories = below
-        return found
+        self.open()
+        try:
+            files = self._first_open().list_files().result(_INVENTORY_S)
+        except NotInTime:
+            raise LinkError(f"{self._where}: no inventory within {_INVENTORY_S:.0f} s") from None
+        return {name: Held(size, checksum) for name, size, checksum in files}
 
-    def close(self) -> None:
-        """Hang up and remove the socket of the shared connection."""
-        self._hang_up()
-        shutil.rmtree(self._control, ignore_errors=True)
+    def _first_open(self) -> Connection:
+        verdicts = self._verdicts
+        while True:
+            with self._lock:
+                ready = [each for each in self._connections if each.is_open]
+            if ready:
+                return ready[0]
+            self._raise_if_hopeless(verdicts)
+            time.sleep(_TICK_S)
 
-    def _list(self, directories: Sequence[str]) -> list[tuple[str, int, PurePosixPath]]:
-        """Kind, bytes and path of what is in `directories`; nothing if there is no landing."""
-        steps = [
-            f"cd {quoted(self._landing)}",
-            *(f"ls -lna {quoted(name)}" for name in directories),
-        ]
-        with self._conversation(_LISTING_S) as sftp:
-            lines = sftp.ask(steps)
-            complete = sftp.finish()
-        if not complete:
-            if directories == ["."] and not sftp.disconnected and _MISSING.search(sftp.complaint):
-                return []
-            raise self._error(sftp, "the packets there cannot be listed")
-        entries = (_ENTRY.fullmatch(line) for line in lines)
-        return [(found[1], int(found[2]), PurePosixPath(found[3])) for found in entries if found]
-
-    def _make_landing(self) -> None:
+    def state(self) -> LinkState:
+        """What the link does at this moment."""
         with self._lock:
-            if self._landing_made:
-                return
-            path = PurePosixPath(self._landing)
-            steps = [f"-mkdir {quoted(str(each))}" for each in reversed([path, *path.parents])]
-            with self._conversation(self._settings.timeout_s) as sftp:
-                sftp.ask([*steps, f"cd {quoted(self._landing)}"])
-                if not sftp.finish():
-                    raise self._error(sftp, f"{self._landing} cannot be made or entered")
-            self._landing_made = True
-
-    def _remove(self, enter: str, partial: str) -> None:
-        """Take back what was not sent whole: on a full disk it would be in the way."""
-        with suppress(LinkError), self._conversation(self._settings.timeout_s) as sftp:
-            sftp.ask([enter, f"-rm {partial}"])
-            sftp.finish()
-
-    def _conversation(self, limit_s: float, directory: Path | None = None) -> Conversation:
-        return Conversation(
-            ["sftp", "-b", "-", *self._options(), "--", self._settings.host], limit_s, directory
+            connections = tuple(_state(each) for each in self._connections)
+            trouble = "" if any(each.is_open for each in self._connections) else self._trouble
+        began, before = self._history[0]
+        now, total = self._history[-1]
+        speed = (total - before) / (now - began) if now > began else 0.0
+        queued = self._dealer.bytes_left
+        rate = self._finder.rate if self._finder else self._rate
+        return LinkState(
+            connections, rate, speed * 8e-6, queued, queued / speed if speed else None, trouble
         )
 
-    def _options(self) -> list[str]:
-        """Options of ssh; the site's own come first, for the first one counts."""
-        settings = self._settings
-        alive = max(1, round(settings.timeout_s / 3))
-        options = [
-            *settings.options,
-            "-oBatchMode=yes",
-            "-oLogLevel=ERROR",
-            f"-oConnectTimeout={max(1, round(min(settings.timeout_s, _CONNECT_S)))}",
-            f"-oServerAliveInterval={alive}",
-            "-oServerAliveCountMax=3",
-        ]
-        if settings.user:
-            options.append(f"-oUser={settings.user}")
-        if settings.port:
-            options.append(f"-oPort={settings.port}")
-        socket = self._control / "s"
-        if len(str(socket)) <= _LONGEST_SOCKET:
-            options += [
-                "-oControlMaster=auto",
-                f"-oControlPath={socket}",
-                f"-oControlPersist={_PERSIST_S}",
-            ]
-        return options
+    def close(self) -> None:
+        """Close all connections; sends under way raise a `LinkError`."""
+        self._closed.set()
+        self._dealer.give_up(LinkError(f"{self._where}: the link was closed"))
+        if self._supervisor is not None:
+            self._supervisor.join()
+        with self._lock:
+            leaving = list(self._connections)
+        closers = [threading.Thread(target=each.close) for each in leaving]
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join()
 
-    def _hang_up(self) -> None:
-        command = ["ssh", *self._options(), "-O", "exit", "--", self._settings.host]
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(command, capture_output=True, timeout=5, check=False)
+    @property
+    def _where(self) -> str:
+        return openssh.where(self._settings)
 
-    def _error(self, sftp: Conversation, what: str) -> LinkError | StorageError:
-        if sftp.timed_out:
-            # a dead connection must not keep the next packet waiting
-            self._hang_up()
-            return LinkError(
-                f"{self._where}: {what}: no answer within {sftp.limit_s:.0f} s; "
-                "see whether the network is up"
+    def _wait_for(self, transfer: Transfer) -> None:
+        verdicts = self._verdicts
+        while not transfer.over.wait(0.5):
+            self._raise_if_hopeless(verdicts)
+
+    def _raise_if_hopeless(self, verdicts: int) -> None:
+        """Raise if no connection is open, and waiting for one is vain.
+
+        Parameters
+        ----------
+        verdicts : int
+            How many tries had failed, for a reason that does not pass, when the wait began.
+        """
+        with self._lock:
+            if self._closed.is_set():
+                raise LinkError(f"{self._where}: the link was closed")
+            if any(each.welcome is not None for each in self._connections):
+                return
+            down_s = time.monotonic() - self._down_since
+            if self._verdicts > verdicts or down_s > self._settings.timeout_s:
+                trouble = self._trouble or f"no answer within {down_s:.0f} s"
+                raise LinkError(f"{self._where}: {trouble}")
+
+    def _supervise(self) -> None:
+        while not self._closed.wait(_TICK_S):
+            self._look_after()
+            self._take_stock()
+
+    def _look_after(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for each in self._connections:
+                if not each.stuck and each.welcome and each.silent_s(now) > self._patience(each):
+                    each.stuck = True
+                    self._dealer.returned(each, gone=False)
+            healthy = [each for each in self._connections if each.is_open]
+            opening = [each for each in self._connections if each.welcome is None]
+            if len(healthy) >= self._wanted:
+                self._close_surplus(healthy)
+            elif self._may_open(now, len(healthy), len(opening)):
+                self._open_one(now)
+
+    def _patience(self, connection: Connection) -> float:
+        return max(_SILENT_S, 8 * connection.rtt_s)
+
+    def _close_surplus(self, healthy: list[Connection]) -> None:
+        """Enough are healthy: those that are stuck, or came too late, are not needed."""
+        for each in self._connections:
+            if each not in healthy[: self._wanted]:
+                each.kill()
+
+    def _may_open(self, now: float, healthy: int, opening: int) -> bool:
+        room = healthy + opening < self._wanted and opening < _AT_A_TIME
+        return room and now >= self._next_opening
+
+    def _open_one(self, now: float) -> None:
+        self._next_opening = now + _BETWEEN_OPENINGS_S
+        self._connections.append(Connection(self._command(), self._dealer, self._note_change))
+
+    def _command(self) -> list[str]:
+        connect_s = min(self._settings.timeout_s, self._connect_s)
+        options = openssh.base_options(self._settings, connect_s, *_ALIVE)
+        if not self._shared:
+            # of its own: what shares one connection shares its one window
+            options += ["-oControlMaster=no", "-oControlPath=none"]
+        options += ["-oClearAllForwardings=yes", "-oRequestTTY=no", "-oCompression=no"]
+        return ["ssh", *options, "--", self._settings.host, openssh.far_command(self._settings)]
+
+    def _note_change(self, connection: Connection) -> None:
+        """A connection opened, revived or ended; called in its own thread."""
+        with self._lock:
+            if connection.over:
+                self._note_end(connection)
+            elif connection.welcome is not None and connection.opened_at:
+                self._note_open(connection)
+
+    def _note_open(self, connection: Connection) -> None:
+        took_s = connection.opened_at - connection.began
+        if not connection.stuck and not connection.sockets:
+            self._was_open = True
+            # once it is known how long this takes, a try on a dead line ends soon, for the next
+            self._connect_s = max(_QUICKEST_CONNECT_S, 2 * took_s)
+            self._tune(connection)
+            self._compare_clocks(connection)
+        self._failures = 0
+        self._trouble = ""
+        self._down_since = 0.0
+
+    def _note_end(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        self._past_bytes += connection.acknowledged_bytes
+        if self._closed.is_set():
+            return
+        if connection.welcome is None:
+            self._note_failure(connection)
+        elif not self._down_since and not any(each.welcome for each in self._connections):
+            self._down_since = time.monotonic()
+            self._trouble = self._complaint(connection)
+
+    def _complaint(self, connection: Connection) -> str:
+        """What ended a connection, and what to do."""
+        if connection.fault and (connection.reason or not connection.complaint.strip()):
+            return connection.fault
+        return advice(connection.complaint, self._where)
+
+    def _note_failure(self, connection: Connection) -> None:
+        """A connection could not be opened: wait before the next, the longer the less it helps."""
+        self._trouble = self._complaint(connection)
+        passing = not connection.reason and is_passing(connection.complaint)
+        if not passing and self._try_shared(connection.complaint):
+            return
+        if passing and self._was_open:
+            pause = _BETWEEN_OPENINGS_S
+        else:
+            self._verdicts += 1
+            self._failures += 1
+            pause = min(_LONGEST_PAUSE_S, 2.0 ** min(self._failures - 1, 10))
+            pause = min(pause, 2.0) if passing else pause
+        self._next_opening = time.monotonic() + pause
+
+    def _try_shared(self, complaint: str) -> bool:
+        """Where only the user's own open connection gets in, go through that one."""
+        if self._shared or "Permission denied" not in complaint:
+            return False
+        if not openssh.has_shared_connection(self._settings):
+            return False
+        self._shared = True
+        self._notice(
+            f"{self._where}: only your own shared connection (ControlMaster) gets in; all packets "
+            "go through that one, which is slower"
+        )
+        return True
+
+    def _tune(self, connection: Connection) -> None:
+        """Pace a connection and ask for its congestion control, as far as the kernel allows."""
+        copies = connection.take_sockets()
+        name = self._settings.congestion
+        allowed = [use_congestion_control(each, name) for each in copies if name]
+        if not all(allowed):
+            self._notice(
+                f"this kernel does not allow congestion control {name}; a lossy line is slower "
+                f"without (root: modprobe tcp_{name}, and list it in "
+                "net.ipv4.tcp_allowed_congestion_control)"
             )
-        if not sftp.disconnected and _DISK_FULL.search(sftp.complaint):
-            full = StorageError(
-                f"{self._where}: {what}: the disk of {self._landing} is full or its quota used "
-                "up; free some space there, then it goes on by itself"
+        self._set_pace(connection)
+
+    def _set_pace(self, connection: Connection) -> None:
+        rate = self._finder.rate if self._finder else self._rate
+        assert rate is not None
+        share = bytes_per_s(rate, self._wanted)
+        paced = [pace(each, share) for each in connection.sockets]
+        rtt_s = connection.rtt_s
+        if paced and all(paced):
+            connection.pace.rate = None
+            state = state_of(connection.sockets[0])
+            rtt_s = max(rtt_s, state.least_rtt_s) if state else rtt_s
+        else:
+            connection.pace.rate = share
+            self._notice(
+                "this kernel does not let a connection be paced from here; prepipe spreads its "
+                "writes by its own clock, which is coarser"
             )
-            full.__cause__ = OSError(errno.ENOSPC, sftp.complaint)
-            return full
-        return LinkError(f"{self._where}: {what}: {advice(sftp.complaint, self._where)}")
+        connection.window = window_for(share, rtt_s or 0.25)
+
+    def _compare_clocks(self, connection: Connection) -> None:
+        assert connection.welcome is not None
+        if not connection.welcome.time:
+            return
+        skew_s = connection.welcome.time - time.time()
+        if abs(skew_s) > _SKEW_S + (connection.opened_at - connection.began):
+            self._notice(
+                f"the clock of {self._where} is {abs(skew_s):.0f} s "
+                f"{'ahead' if skew_s > 0 else 'behind'}: latencies will be wrong; see that both "
+                "ends keep time (chrony, ntpd)"
+            )
+
+    def _notice(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
+
+    def _take_stock(self) -> None:
+        """Remember what was acknowledged when; follow the line's rate if it is to be found."""
+        with self._lock:
+            total = self._past_bytes + sum(each.acknowledged_bytes for each in self._connections)
+        now = time.monotonic()
+        self._history.append((now, total))
+        if self._finder is None:
+            return
+        if not self._dealer.busy:
+            self._busy_since = 0.0
+        elif not self._busy_since:
+            self._busy_since, self._busy_bytes = now, total
+        elif now - self._busy_since >= 1.0:
+            if self._finder.note(total - self._busy_bytes, now - self._busy_since):
+                with self._lock:
+                    for each in self._connections:
+                        if each.is_open:
+                            self._set_pace(each)
+            self._busy_since, self._busy_bytes = now, total
+
+    def _wake(self) -> None:
+        for each in list(self._connections):
+            each.wake()
 
 
-def _remote_path(landing: Path) -> str:
-    """sftp begins in the home directory and knows no ``~``."""
-    text = str(landing)
-    return "." if text == "~" else text.removeprefix("~/")
+def _state(connection: Connection) -> ConnectionState:
+    if connection.stuck:
+        state = "silent"
+    else:
+        state = "open" if connection.welcome is not None else "opening"
+    return ConnectionState(
+        state, connection.rtt_s, connection.in_flight, connection.acknowledged_bytes
+    )
 
 
-def _size_in(lines: Sequence[str]) -> int | None:
-    entries = [found for line in lines if (found := _ENTRY.fullmatch(line))]
-    return int(entries[-1][2]) if entries else None
+def _passing(connection: Connection) -> bool:
+    """Whether a connection failed because of the network, which comes back by itself."""
+    return not connection.reason and is_passing(connection.complaint)
 
 
-def _directory(path: PurePosixPath) -> list[str]:
-    """The directory if it is to be looked into: no hidden one, no rejected packets."""
-    try:
-        safe_name(path.name)
-    except PacketError:
-        return []
-    return [] if str(path) == REJECTED else [str(path)]
-
-
-def _is_packet(name: str) -> bool:
-    try:
-        parse_name(name)
-    except PacketError:
-        return False
-    return True
+def _checksum(descriptor: int) -> str:
+    """xxh3-128 of a file, hexadecimal."""
+    digest = xxhash.xxh3_128()
+    offset = 0
+    while part := os.pread(descriptor, _READ_BYTES, offset):
+        digest.update(part)
+        offset += len(part)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""How fast: connections for a rate, pacing by our own clock, and a rate found by trying."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+from prepipe.link.protocol import CHUNK_BYTES
+
+__all__ = ["Pace", "RateFinder", "bytes_per_s", "connections_for", "window_for"]
+
+OF_RATE = 0.97
+"""The part of the line's rate that is used: its queue must not fill."""
+
+_MBIT_A_CONNECTION = 25.0
+"""At 240 ms a connection carries this with room to spare (ssh's own window of 2 MiB: 70)."""
+_FEWEST, _MOST = 2, 16
+_UNKNOWN_RATE_CONNECTIONS = 8
+_UNKNOWN_RATE_WINDOW = 12
+_PART_BYTES = 32 * 1024
+
+
+def connections_for(rate: float | None) -> int:
+    """How many connections a line of `rate` Mbit/s takes: 4 at 100, 8 at 200, 16 at 500."""
+    if rate is None:
+        return _UNKNOWN_RATE_CONNECTIONS
+    return min(max(math.ceil(rate / _MBIT_A_CONNECTION), _FEWEST), _MOST)
+
+
+def bytes_per_s(rate: float, connections: int) -> float:
+    """What one of so many connections may send, bytes / s, on a line of `rate` Mbit/s."""
+    return OF_RATE * rate * 1e6 / 8 / connections
+
+
+def window_for(pace: float | None, rtt_s: float) -> int:
+    """How many chunks may be under way on a connection.
+
+    Two round trips' worth, so that a packet that is lost and sent again does not halt it, and
+    no more: what is under way is in the way of what is more urgent.
+
+    Parameters
+    ----------
+    pace : float or None
+        bytes / s
+    rtt_s : float
+    """
+    if pace is None:
+        return _UNKNOWN_RATE_WINDOW
+    return max(3, math.ceil(pace * (2 * rtt_s + 0.1) / CHUNK_BYTES) + 1)
+
+
+class Pace:
+    """Writes spread over time, for where the kernel cannot do it.
+
+    Attributes
+    ----------
+    rate : float or None
+        bytes / s; None lets everything through.
+    """
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self._due = 0.0
+
+    def parts(self, data: memoryview) -> Iterator[memoryview]:
+        """`data` in parts, each when it is time for it."""
+        if self.rate is None:
+            yield data
+            return
+        for begin in range(0, len(data), _PART_BYTES):
+            part = data[begin : begin + _PART_BYTES]
+            now = time.monotonic()
+            if self._due > now:
+                time.sleep(self._due - now)
+            self._due = max(self._due, now) + len(part) / self.rate
+            yield part
+
+
+class RateFinder:
+    """The line's rate from what is acknowledged, followed through the night.
+
+    As long as the line takes all that it is given, it is given more; when it takes clearly
+    less, it is given little more than it takes.
+
+    Attributes
+    ----------
+    rate : float
+        Mbit/s, of the packets with their headers.
+    """
+
+    STEP = 1.15
+    _HEADERS = 1500 / 1448
+    _FULL = 0.85
+    _SHORT = 0.7
+    _LEAST = 2.0
+
+    def __init__(self, rate: float = 100.0) -> None:
+        self.rate = rate
+        self._short = 0
+
+    def note(self, acknowledged_bytes: float, seconds: float) -> bool:
+        """Take into account what was acknowledged while there was always more to send.
+
+        Returns
+        -------
+        bool
+            Whether the rate changed.
+        """
+        took = acknowledged_bytes * 8 / 1e6 / seconds * self._HEADERS
+        if took >= self._FULL * self.rate:
+            self._short = 0
+            self.rate *= self.STEP
+            return True
+        if took >= self._SHORT * self.rate:
+            self._short = 0
+            return False
+        self._short += 1
+        if self._short < 3:
+            return False
+        self._short = 0
+        self.rate = max(self._LEAST, took * self.STEP)
+        return True

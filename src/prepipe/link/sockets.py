@@ -1,0 +1,135 @@
+"""The TCP sockets of an ssh process: paced, watched, without root.
+
+Linux lets the parent of a process take a copy of its descriptors (pidfd_getfd, since 5.6).
+What cannot be had is no error: the caller goes on without, and says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+__all__ = ["SocketState", "pace", "sockets_of", "state_of", "use_congestion_control"]
+
+_PIDFD_GETFD = 438
+"""The same number on every architecture; linux/include/uapi/asm-generic/unistd.h."""
+_SO_MAX_PACING_RATE = 47
+_TCP_NOTSENT_LOWAT = 25
+_NOT_SENT_BYTES = 128 * 1024
+"""More than this need not wait in the kernel: it would be in the way of what is more urgent."""
+
+_INFO_BYTES = 160
+_U32_AT = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class SocketState:
+    """What the kernel knows of a connection.
+
+    Parameters
+    ----------
+    rtt_s, least_rtt_s : float
+        Smoothed and least round trip, s.
+    segments, retransmitted : int
+        Sent so far, and sent again.
+    """
+
+    rtt_s: float
+    least_rtt_s: float
+    segments: int
+    retransmitted: int
+
+
+def sockets_of(process_id: int) -> list[socket.socket]:
+    """Copies of the TCP sockets of a process and its children; empty where none can be had.
+
+    A connection through a jump host belongs to a child.
+    """
+    found: list[socket.socket] = []
+    with suppress(psutil.Error):
+        process = psutil.Process(process_id)
+        for each in (process, *process.children(recursive=True)):
+            found += _sockets(each.pid)
+    return found
+
+
+def _sockets(process_id: int) -> list[socket.socket]:
+    taken: list[socket.socket] = []
+    with suppress(OSError):
+        handle = os.pidfd_open(process_id)
+        try:
+            for entry in Path(f"/proc/{process_id}/fd").iterdir():
+                with suppress(OSError):
+                    if str(entry.readlink()).startswith("socket:"):
+                        taken += _tcp(_copy(handle, int(entry.name)))
+        finally:
+            os.close(handle)
+    return taken
+
+
+def _copy(handle: int, descriptor: int) -> socket.socket:
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = libc.syscall(_PIDFD_GETFD, handle, descriptor, 0)
+    if copy < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return socket.socket(fileno=copy)
+
+
+def _tcp(copy: socket.socket) -> list[socket.socket]:
+    """The socket, if it is a connection over TCP to another host; else it is closed."""
+    try:
+        is_tcp = copy.family in (socket.AF_INET, socket.AF_INET6)
+        if is_tcp and copy.type == socket.SOCK_STREAM:
+            copy.getpeername()
+            return [copy]
+    except OSError:
+        pass
+    copy.close()
+    return []
+
+
+def pace(connection: socket.socket, bytes_per_s: float) -> bool:
+    """Let the kernel send no faster than this, bytes / s; False if it cannot."""
+    rate = min(max(round(bytes_per_s), 10_000), (1 << 32) - 1)
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)
+        return bool(connection.getsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE) == rate)
+    except OSError:
+        return False
+
+
+def use_congestion_control(connection: socket.socket, name: str) -> bool:
+    """Ask for a congestion control by its kernel name; False if it is refused."""
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+    except OSError:
+        return False
+    return True
+
+
+def state_of(connection: socket.socket) -> SocketState | None:
+    """What the kernel knows; offsets are those of struct tcp_info in linux/tcp.h."""
+    try:
+        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    except OSError:
+        return None
+    if len(told) < _INFO_BYTES:
+        return None
+
+    def number(offset: int) -> int:
+        return int(_U32_AT.unpack_from(told, offset)[0])
+
+    return SocketState(
+        rtt_s=number(68) / 1e6,
+        least_rtt_s=number(148) / 1e6,
+        segments=number(136),
+        retransmitted=number(100),
+    )
