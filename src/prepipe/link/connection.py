@@ -38,7 +38,7 @@ from prepipe.link.protocol import (
     Welcome,
     frame,
 )
-from prepipe.link.sockets import sockets_of
+from prepipe.link.sockets import begin_anew, sockets_of
 
 __all__ = ["Connection"]
 
@@ -96,6 +96,8 @@ class Connection:
         self.acknowledged_bytes = 0
         self.pace = Pace()
         self.sockets: list[socket] = []
+        self.congestion = ""
+        self._begun_anew = 0.0
         # not a pipe: a connection kept open in the background would hold its other end
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         try:
@@ -293,11 +295,20 @@ class Connection:
             return True
         if self.stuck or len(self._out) >= self.window:
             return False
-        task = self._dealer.deal(self)
+        task = self._dealer.deal(self, len(self._out))
         if task is None:
             return False
+        self._keep_going(now)
         self._send(task)
         return True
+
+    def _keep_going(self, now: float) -> None:
+        """Spare the connection BBR's pauses; see `begin_anew`."""
+        age_s = now - self._begun_anew
+        if self.congestion == "bbr" and (age_s > 8.0 or (age_s > 4.0 and not self._out)):
+            self._begun_anew = now
+            for each in self.sockets:
+                begin_anew(each, self.congestion)
 
     def _send(self, task: Task) -> None:
         transfer = task.transfer

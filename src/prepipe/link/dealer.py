@@ -20,6 +20,8 @@ from prepipe.link.protocol import CHUNK_BYTES, Offer, chunk_count, from_bitmap
 
 __all__ = ["Dealer", "Task", "Transfer"]
 
+_ENOUGH_AT_THE_END = 4
+_THE_END = 24
 _NUDGE_S = 3.0
 """Complete at the far side by its acknowledgements, and not committed: asked again after this."""
 
@@ -167,15 +169,29 @@ class Dealer:
         with self._lock:
             return any(each.todo and not each.ask_first for each in self._transfers.values())
 
-    def deal(self, who: Hashable) -> Task | None:
-        """The next task of a connection; None if there is nothing for it to do."""
+    def deal(self, who: Hashable, in_flight: int = 0) -> Task | None:
+        """The next task of a connection; None if there is nothing for it to do.
+
+        Parameters
+        ----------
+        who : hashable
+            The connection.
+        in_flight : int
+            Chunks that it has under way. Near the end of the queue one that has several gets
+            no more: another will have it there sooner.
+        """
         with self._lock:
+            if in_flight >= _ENOUGH_AT_THE_END and self._nearly_done():
+                return None
             ordered = sorted(self._transfers.values(), key=lambda each: (-each.urgency, each.order))
             return (
                 self._next_fresh(who, ordered)
                 or self._next_nudge(who, ordered)
                 or self._next_overdue(who, ordered)
             )
+
+    def _nearly_done(self) -> bool:
+        return sum(len(each.todo) for each in self._transfers.values()) < _THE_END
 
     def _next_fresh(self, who: Hashable, ordered: list[Transfer]) -> Task | None:
         for transfer in ordered:

@@ -34,7 +34,7 @@ from prepipe.names import parse_name
 __all__ = ["ConnectionState", "LinkState", "SshLink"]
 
 _TICK_S = 0.1
-_AT_A_TIME = 6
+_AT_A_TIME = 8
 """Handshakes under way together; sshd drops connections at random beyond ten."""
 _BETWEEN_OPENINGS_S = 0.25
 _QUICKEST_CONNECT_S = 5.0
@@ -135,6 +135,7 @@ class SshLink:
         self._trouble = ""
         self._down_since = time.monotonic()
         self._was_open = False
+        self._doubled = False
         self._connect_s = openssh.CONNECT_S
         self._shared = False
         self._history: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=50)
@@ -394,13 +395,23 @@ class SshLink:
         copies = connection.take_sockets()
         name = self._settings.congestion
         allowed = [use_congestion_control(each, name) for each in copies if name]
-        if not all(allowed):
+        if allowed and all(allowed):
+            connection.congestion = name
+        elif allowed:
+            self._want_more()
             self._notice(
                 f"this kernel does not allow congestion control {name}; a lossy line is slower "
-                f"without (root: modprobe tcp_{name}, and list it in "
-                "net.ipv4.tcp_allowed_congestion_control)"
+                f"without, even with {self._wanted} connections (root: modprobe tcp_{name}, and list "
+                "it in net.ipv4.tcp_allowed_congestion_control)"
             )
         self._set_pace(connection)
+
+    def _want_more(self) -> None:
+        """Twice the connections, where each suffers more from a packet that is lost."""
+        with self._lock:
+            if self._settings.connections is None and not self._doubled:
+                self._doubled = True
+                self._wanted *= 2
 
     def _set_pace(self, connection: Connection) -> None:
         rate = self._finder.rate if self._finder else self._rate
