@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from prepipe import config
+from typing import TYPE_CHECKING
+
 from prepipe.link.base import DONE, REJECTED, Link
 from prepipe.link.local import LocalLink
-from prepipe.link.ssh import SshLink
+
+if TYPE_CHECKING:
+    from prepipe import config
+    from prepipe.link.ssh import SshLink
 
 __all__ = ["DONE", "REJECTED", "Link", "LocalLink", "SshLink", "open_link"]
 
@@ -20,4 +24,15 @@ def open_link(settings: config.Link) -> Link:
     """
     if settings.kind == "local":
         return LocalLink(settings.landing)
+    # the far end of a link starts at once: it loads neither settings nor the near end
+    from prepipe.link.ssh import SshLink  # noqa: PLC0415
+
     return SshLink(settings)
+
+
+def __getattr__(name: str) -> object:
+    if name == "SshLink":
+        from prepipe.link.ssh import SshLink  # noqa: PLC0415
+
+        return SshLink
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
