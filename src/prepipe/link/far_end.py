@@ -91,6 +91,7 @@ class FarEnd:
         self._sink = sink
         self._alive = alive
         self._lock = threading.Lock()
+        self._hung_up = False
         self._partials: OrderedDict[_Key, Partial] = OrderedDict()
         self._offers: OrderedDict[int, Offer] = OrderedDict()
         self._over: OrderedDict[int, tuple[int, Message]] = OrderedDict()
@@ -115,6 +116,8 @@ class FarEnd:
             complain(f"{error}; see that nothing but prepipe's link speaks here")
             with suppress(ConnectionError):
                 self._say(Refused("protocol", str(error)))
+        self._hung_up = True
+        self._lists.finish()
         self._commits.finish()
         return code
 
@@ -296,6 +299,8 @@ class FarEnd:
         """Tell of all packets, page by page."""
         page: list[list[object]] = []
         for entry in self._packets():
+            if self._hung_up:
+                return
             page.append(entry)
             if len(page) == PAGE:
                 self._say(Inventory(page, last=False))
