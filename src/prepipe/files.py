@@ -200,6 +200,9 @@ def _advice(path: Path, error: OSError) -> str:
         errno.EDQUOT: "the quota is used up: free some space, then it goes on by itself",
         errno.EACCES: "give this user the permission to read and write there",
         errno.EROFS: "the file system is mounted read-only",
+        errno.EFBIG: "this user's files may not be so large; see `ulimit -f`",
+        errno.ELOOP: "a symbolic link stands where none belongs; remove it",
+        errno.ENOTDIR: "a file stands where a directory belongs; look at its name",
     }
     if error.errno == errno.ENOENT:
         return f"{path} does not exist; look at its name, and whether its disk is mounted"

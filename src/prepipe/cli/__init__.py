@@ -21,6 +21,7 @@ MODULES = (
     "simulate",
     "packets",
     "run",
+    "receive",
     "masters",
     "library",
     "calibrate",

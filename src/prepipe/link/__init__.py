@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from prepipe import config
 from prepipe.link.base import DONE, REJECTED, Held, Link
-from prepipe.link.local import LocalLink
-from prepipe.link.sftp import SftpLink
-from prepipe.link.ssh import SshLink
 
-__all__ = ["DONE", "REJECTED", "Held", "Link", "LocalLink", "SftpLink", "SshLink", "open_link"]
+if TYPE_CHECKING:
+    from prepipe import config
+
+__all__ = ["DONE", "REJECTED", "Held", "Link", "open_link"]
 
 
 def open_link(settings: config.Link, on_notice: Callable[[str], object] = lambda _: None) -> Link:
@@ -27,10 +27,17 @@ def open_link(settings: config.Link, on_notice: Callable[[str], object] = lambda
     ConfigError
         If the programs it needs are not installed.
     """
+    # the far end of a link starts at once: it loads neither settings nor the near end
     match settings.kind:
         case "local":
+            from prepipe.link.local import LocalLink  # noqa: PLC0415
+
             return LocalLink(settings.landing)
         case "sftp":
+            from prepipe.link.sftp import SftpLink  # noqa: PLC0415
+
             return SftpLink(settings)
         case "ssh":
+            from prepipe.link.ssh import SshLink  # noqa: PLC0415
+
             return SshLink(settings, on_notice)

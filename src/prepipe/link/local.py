@@ -13,7 +13,7 @@ from prepipe.files import atomic_path, storage_errors
 from prepipe.link.base import REJECTED
 from prepipe.names import parse_name
 
-__all__ = ["LocalLink"]
+__all__ = ["LocalLink", "files_below", "is_packet"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -67,8 +67,8 @@ class LocalLink:
         """
         found: dict[str, int] = {}
         try:
-            for entry in _files(self.landing):
-                if _is_packet(entry.name):
+            for entry in files_below(self.landing):
+                if is_packet(entry.name):
                     # what has just landed replaces an older one of the same name
                     found.setdefault(entry.name, entry.stat().st_size)
         except OSError as error:
@@ -89,7 +89,7 @@ def _link_or_copy(packet: Path, partial: Path) -> None:
         shutil.copyfile(packet, partial)
 
 
-def _files(landing: Path) -> Iterator[os.DirEntry[str]]:
+def files_below(landing: Path) -> Iterator[os.DirEntry[str]]:
     """Files of the landing directory first, then those further down but for rejected ones.
 
     A packet only ever moves downwards, so that one that moves meanwhile is not missed.
@@ -113,7 +113,8 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_packet(name: str) -> bool:
+def is_packet(name: str) -> bool:
+    """Whether a file is called as packets are."""
     try:
         parse_name(name)
     except PacketError:
