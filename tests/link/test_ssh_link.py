@@ -14,7 +14,7 @@ import pytest
 from private_sshd import PrivateSshd, make_key, need_sshd
 
 from prepipe.errors import LinkError, PacketError, StorageError
-from prepipe.link import SshLink, open_link
+from prepipe.link import Held, SshLink, open_link
 
 NAME = "decam_00941420_25.packet"
 
@@ -84,7 +84,7 @@ def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_one
     packet(landing / "rejected", "decam_00941418_01.packet")
     packet(landing, ".decam_00941417_01.packet.0123abcd.part")
     packet(landing / "a directory; rm", "decam_00941416_01.packet")
-    assert link.inventory() == {NAME: 512, "decam_00941419_01.packet": 1024}
+    assert link.inventory() == {NAME: Held(512, ""), "decam_00941419_01.packet": Held(1024, "")}
 
 
 def test_the_inventory_of_a_landing_directory_not_yet_made_is_empty(link: SshLink) -> None:
@@ -241,6 +241,22 @@ def test_closing_hangs_up_and_leaves_no_socket(
     link.close()
     assert not control.exists()
     link.close()
+
+
+def test_closing_ends_a_packet_under_way_with_an_error_of_the_link(
+    sshd: PrivateSshd, landing: Path, tmp_path: Path
+) -> None:
+    slow = (*sshd.settings(landing).options, "-l", "1000")
+    link = SshLink(sshd.settings(landing, options=slow, timeout_s=60.0))
+    link.inventory()
+    closer = threading.Timer(0.5, link.close)
+    closer.start()
+    with pytest.raises(LinkError, match="link was closed"):
+        link.send(packet(tmp_path / "here", size=3_000_000))
+    closer.join()
+    assert not (landing / NAME).exists()
+    with pytest.raises(LinkError, match="link was closed"):
+        link.inventory()
 
 
 def test_without_ssh_installed_it_says_so(

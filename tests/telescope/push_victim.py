@@ -25,8 +25,8 @@ class CountingLink(LocalLink):
         super().__init__(landing)
         self.log = log
 
-    def send(self, packet: Path) -> None:
-        super().send(packet)
+    def send(self, packet: Path, urgency: int = 0) -> None:
+        super().send(packet, urgency)
         with self.log.open("a") as stream:
             stream.write(f"{packet.name}\n")
         time.sleep(0.05)

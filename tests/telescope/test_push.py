@@ -68,10 +68,10 @@ class RecordingLink(LocalLink):
         self.sent: list[str] = []
         self.fault: Callable[[], Exception | None] = lambda: None
 
-    def send(self, packet: Path) -> None:
+    def send(self, packet: Path, urgency: int = 0) -> None:
         if error := self.fault():
             raise error
-        super().send(packet)
+        super().send(packet, urgency)
         self.sent.append(packet.name)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from prepipe import config
-from prepipe.link.base import DONE, REJECTED, Link
+from prepipe.link.base import DONE, REJECTED, Held, Link
 from prepipe.link.local import LocalLink
 from prepipe.link.ssh import SshLink
 
-__all__ = ["DONE", "REJECTED", "Link", "LocalLink", "SshLink", "open_link"]
+__all__ = ["DONE", "REJECTED", "Held", "Link", "LocalLink", "SshLink", "open_link"]
 
 
 def open_link(settings: config.Link) -> Link:
