@@ -11,12 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import xxhash
+
 from prepipe.errors import ConfigError, StorageError
 
 __all__ = [
     "PARTIAL_SUFFIX",
     "atomic_path",
     "atomic_write",
+    "content_checksum",
     "is_in_use",
     "sole_user",
     "storage_errors",
@@ -26,6 +29,7 @@ __all__ = [
 
 PARTIAL_SUFFIX = ".part"
 
+_READ_BYTES = 1 << 22
 _LOCK_TRIES = 3
 _LOCK_PAUSE_S = 0.02
 
@@ -86,6 +90,20 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     with atomic_path(path) as partial, partial.open("wb") as stream:
         yield stream
         stream.flush()
+
+
+def content_checksum(path: Path) -> str:
+    """xxh3-128 of a file, hexadecimal.
+
+    Raises
+    ------
+    StorageError
+    """
+    digest = xxhash.xxh3_128()
+    with storage_errors(path), path.open("rb", buffering=0) as stream:
+        while part := stream.read(_READ_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def sync_directory(directory: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from prepipe import config
 from prepipe.errors import LinkError, PacketError, StorageError
-from prepipe.link import LocalLink, open_link
+from prepipe.files import content_checksum
+from prepipe.link import open_link
+from prepipe.link.local import LocalLink
 
 NAME = "decam_00941420_25.packet"
 
@@ -72,18 +74,37 @@ def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_one
         path = tmp_path / "landing" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(size))
-    assert LocalLink(tmp_path / "landing").inventory() == {
+    held = LocalLink(tmp_path / "landing").inventory()
+    assert {name: packet.size for name, packet in held.items()} == {
         NAME: 5,
         "decam_00000001_01.packet": 6,
         "decam_00000002_01.packet": 7,
     }
 
 
+def test_the_inventory_tells_the_checksum_of_each_packet(tmp_path: Path, packet: Path) -> None:
+    link = LocalLink(tmp_path / "landing")
+    link.send(packet)
+    held = link.inventory()[NAME]
+    assert held.checksum == content_checksum(packet)
+
+
+def test_a_packet_that_moved_after_the_inventory_has_no_checksum(
+    tmp_path: Path, packet: Path
+) -> None:
+    link = LocalLink(tmp_path / "landing")
+    link.send(packet)
+    held = link.inventory()[NAME]
+    (tmp_path / "landing" / NAME).unlink()
+    assert held.checksum == ""
+
+
 def test_a_packet_that_landed_anew_hides_the_registered_one_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / NAME).write_bytes(b"old")
     (tmp_path / NAME).write_bytes(b"fresh")
-    assert LocalLink(tmp_path).inventory() == {NAME: 5}
+    held = LocalLink(tmp_path).inventory()[NAME]
+    assert (held.size, held.checksum) == (5, content_checksum(tmp_path / NAME))
 
 
 def test_a_landing_directory_not_yet_made_is_empty(tmp_path: Path) -> None:

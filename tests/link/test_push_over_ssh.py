@@ -10,7 +10,7 @@ from private_sshd import PrivateSshd, need_sshd
 
 from prepipe.cameras import load_camera
 from prepipe.config import Site
-from prepipe.link import SshLink
+from prepipe.link.sftp import SftpLink
 from prepipe.model import Stage
 from prepipe.store import Journal
 from prepipe.telescope import Event, Happening, Push
@@ -29,7 +29,7 @@ def test_a_night_goes_on_after_the_server_was_away(tmp_path: Path, shared_data: 
     site = Site.model_validate({"telescope": {"poll_s": 0.1}, "pack": {"codec": "none"}})
     site = site.anchored(tmp_path)
     journal = Journal(site.telescope.work / "journal.sqlite")
-    link = SshLink(server.settings(landing))
+    link = SftpLink(server.settings(landing))
     events: list[Event] = []
     stop = threading.Event()
     push = Push(site, journal, link, load_camera("decam"), events.append)

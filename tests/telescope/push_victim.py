@@ -9,7 +9,7 @@ from pathlib import Path
 from tiny_raw import quick_site
 
 from prepipe.cameras import load_camera
-from prepipe.link import LocalLink
+from prepipe.link.local import LocalLink
 from prepipe.store import Journal
 from prepipe.telescope import Push
 
@@ -25,8 +25,8 @@ class CountingLink(LocalLink):
         super().__init__(landing)
         self.log = log
 
-    def send(self, packet: Path) -> None:
-        super().send(packet)
+    def send(self, packet: Path, urgency: int = 0) -> None:
+        super().send(packet, urgency)
         with self.log.open("a") as stream:
             stream.write(f"{packet.name}\n")
         time.sleep(0.05)

@@ -21,7 +21,7 @@ from prepipe.cameras import load_camera
 from prepipe.codec.packet import decode, read_header, verify
 from prepipe.config import Site
 from prepipe.errors import ConfigError, LinkError, StorageError
-from prepipe.link import LocalLink
+from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
 from prepipe.telescope import Event, Happening, Push, Report, plan_push
@@ -68,10 +68,10 @@ class RecordingLink(LocalLink):
         self.sent: list[str] = []
         self.fault: Callable[[], Exception | None] = lambda: None
 
-    def send(self, packet: Path) -> None:
+    def send(self, packet: Path, urgency: int = 0) -> None:
         if error := self.fault():
             raise error
-        super().send(packet)
+        super().send(packet, urgency)
         self.sent.append(packet.name)
 
 

@@ -21,6 +21,7 @@ import psutil
 from prepipe import __version__
 from prepipe.config import Site
 from prepipe.errors import PrepipeError
+from prepipe.link.base import Held
 
 __all__ = ["CLUSTER", "TELESCOPE", "Check", "State", "all_checks"]
 
@@ -107,7 +108,7 @@ def _telescope_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_codec(site),
         lambda: check_workers("pack.workers", site.pack.workers),
     ]
-    if site.link.kind == "ssh":
+    if site.link.kind != "local":
         checks.append(check_ssh_tools)
     return [*checks, lambda: check_link(site)]
 
@@ -334,8 +335,8 @@ def check_ssh_tools() -> Check:
 
 def check_link(site: Site) -> Check:
     """Whether the landing directory at the far end answers."""
-    where = site.link.host if site.link.kind == "ssh" else str(site.link.landing)
-    answers: SimpleQueue[dict[str, int] | Exception] = SimpleQueue()
+    where = site.link.host if site.link.kind != "local" else str(site.link.landing)
+    answers: SimpleQueue[dict[str, Held] | Exception] = SimpleQueue()
     # A link may hang for as long as its own timeout; the doctor does not wait so long.
     Thread(target=_ask_far_side, args=(site, answers), daemon=True).start()
     begun = time.monotonic()
@@ -347,14 +348,14 @@ def check_link(site: Site) -> Check:
         return Check("link", State.FAILURE, found, remedy)
     if isinstance(answer, Exception):
         remedy = "look at the [link] settings" + (
-            f"; `ssh -oBatchMode=yes {where} true` must work" if site.link.kind == "ssh" else ""
+            f"; `ssh -oBatchMode=yes {where} true` must work" if site.link.kind != "local" else ""
         )
         return Check("link", State.FAILURE, str(answer), remedy)
     found = f"{where} answers in {time.monotonic() - begun:.1f} s, has {len(answer)} packets"
     return Check("link", State.OK, found)
 
 
-def _ask_far_side(site: Site, answers: SimpleQueue[dict[str, int] | Exception]) -> None:
+def _ask_far_side(site: Site, answers: SimpleQueue[dict[str, Held] | Exception]) -> None:
     from prepipe.link import open_link
 
     try:

@@ -48,7 +48,7 @@ def doctor(
         print_json({"site": site.name, "ok": not failures, "checks": plain(done)})
     else:
         typer.echo(_verdict(done))
-        if only is None and site.link.kind == "ssh":
+        if only is None and site.link.kind != "local":
             typer.echo("both ends were looked at; --only telescope or --only cluster looks at one")
     if failures:
         raise typer.Exit(FAILED)

@@ -123,7 +123,7 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
 def _pushes(site: Site) -> str:
     """What a push watches, and where it sends to."""
     link = site.link
-    there = f"{link.host}:{link.landing}" if link.kind == "ssh" else str(link.landing)
+    there = f"{link.host}:{link.landing}" if link.kind != "local" else str(link.landing)
     return (
         f"watching {site.telescope.raw} for {site.telescope.pattern}, sending to {there} by method "
         f"{site.push.method.value}, codec {site.pack.codec}"

@@ -17,7 +17,7 @@ REJECTED = "rejected"
 
 @dataclass(frozen=True)
 class Held:
-    """A packet that the far side has.
+    """A packet that the far side holds.
 
     Parameters
     ----------
@@ -28,16 +28,16 @@ class Held:
     """
 
     size: int
-    checksum: str = ""
+    checksum: str
 
 
 class Link(Protocol):
-    """A way to one landing directory.
+    """A way to one landing directory; may be used by several threads at a time.
 
     Attributes
     ----------
     concurrency : int
-        Packets that may be under way at the same time.
+        Packets that may be under way at the same time, and are worth it.
     """
 
     concurrency: int
@@ -49,27 +49,32 @@ class Link(Protocol):
         ----------
         packet : Path
         urgency : int
-            Of several under way the highest goes first.
+            Of several packets under way the one with the highest goes first, where the link
+            can tell them apart.
 
         Raises
         ------
         LinkError
-            If the far side cannot be reached; the packet may be sent again.
+            If the far side cannot be reached, or the link was closed; the packet may be sent
+            again.
         StorageError
             If the far side's disk is full, or the packet vanished here.
         """
         ...
 
     def inventory(self) -> dict[str, Held]:
-        """What packets the far side has, registered ones included, by name.
+        """The packets that the far side has, by name, registered ones included.
 
         Raises
         ------
         LinkError
-            If the far side cannot be asked.
+            If the far side cannot be asked, or the link was closed.
         """
         ...
 
     def close(self) -> None:
-        """Give up what the link holds open."""
+        """Give up what the link holds open; whoever still waits for it gets a `LinkError`.
+
+        May be called by any thread, and more than once.
+        """
         ...

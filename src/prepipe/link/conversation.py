@@ -126,6 +126,10 @@ class Conversation:
             self.complaint = self._errors.read().decode("utf-8", "replace")
         return self._process.returncode == 0
 
+    def abandon(self) -> None:
+        """End it now, whatever is under way; for another thread than the one that talks."""
+        self._process.kill()
+
     def _give_up(self) -> None:
         if self._process.poll() is None:
             self.timed_out = True

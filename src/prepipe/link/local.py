@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from prepipe.errors import LinkError, PacketError, StorageError
-from prepipe.files import atomic_path, storage_errors
-from prepipe.link.base import REJECTED
+from prepipe.files import atomic_path, content_checksum, storage_errors
+from prepipe.link.base import REJECTED, Held
 from prepipe.names import parse_name
 
 __all__ = ["LocalLink", "files_below", "is_packet"]
@@ -30,10 +31,12 @@ class LocalLink:
         Made if missing.
     """
 
+    concurrency = 2
+
     def __init__(self, landing: Path) -> None:
         self.landing = landing
 
-    def send(self, packet: Path) -> None:
+    def send(self, packet: Path, urgency: int = 0) -> None:
         """Put a packet into the landing directory; see `Link.send`.
 
         Raises
@@ -57,20 +60,20 @@ class LocalLink:
                 raise
             raise LinkError(f"landing directory {error}") from error
 
-    def inventory(self) -> dict[str, int]:
-        """Names and bytes of the packets there; see `Link.inventory`.
+    def inventory(self) -> dict[str, Held]:
+        """The packets there; see `Link.inventory`. A checksum is computed when it is asked for.
 
         Raises
         ------
         LinkError
             If the landing directory cannot be read.
         """
-        found: dict[str, int] = {}
+        found: dict[str, Held] = {}
         try:
             for entry in files_below(self.landing):
                 if is_packet(entry.name):
                     # what has just landed replaces an older one of the same name
-                    found.setdefault(entry.name, entry.stat().st_size)
+                    found.setdefault(entry.name, _Readable(entry))
         except OSError as error:
             raise LinkError(
                 f"landing directory {self.landing}: {error.strerror}; see that it can be read"
@@ -79,6 +82,23 @@ class LocalLink:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class _Readable(Held):
+    """A packet that lies within reach: a landing directory of many nights is not read in vain."""
+
+    def __init__(self, entry: os.DirEntry[str]) -> None:
+        object.__setattr__(self, "size", entry.stat().st_size)
+        object.__setattr__(self, "_path", Path(entry.path))
+
+    @cached_property
+    def checksum(self) -> str:
+        path: Path = self.__dict__["_path"]
+        try:
+            return content_checksum(path)
+        except StorageError:
+            # moved meanwhile
+            return ""
 
 
 def _link_or_copy(packet: Path, partial: Path) -> None:

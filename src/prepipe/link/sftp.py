@@ -13,15 +13,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from prepipe import config
 from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
 from prepipe.files import PARTIAL_SUFFIX, storage_errors
 from prepipe.link.advice import advice
-from prepipe.link.base import REJECTED
+from prepipe.link.base import REJECTED, Held
 from prepipe.link.conversation import Conversation, quoted
 from prepipe.names import parse_name, safe_name
 
@@ -54,6 +54,8 @@ class SftpLink:
         If ``ssh`` and ``sftp`` are not installed.
     """
 
+    concurrency = 4
+
     def __init__(self, settings: config.Link) -> None:
         for program in ("sftp", "ssh"):
             if shutil.which(program) is None:
@@ -63,6 +65,9 @@ class SftpLink:
         self._control = Path(tempfile.mkdtemp(prefix="prepipe-"))
         self._lock = threading.Lock()
         self._landing_made = False
+        self._talking: set[Conversation] = set()
+        self._talking_lock = threading.Lock()
+        self._closed = False
 
     @property
     def _where(self) -> str:
@@ -70,7 +75,7 @@ class SftpLink:
         port = f":{self._settings.port}" if self._settings.port else ""
         return f"{user}{self._settings.host}{port}"
 
-    def send(self, packet: Path) -> None:
+    def send(self, packet: Path, urgency: int = 0) -> None:
         """Put a packet into the landing directory; see `Link.send`.
 
         It arrives as ``.NAME.TOKEN.part`` and is renamed once it is whole and on disk. The
@@ -104,15 +109,15 @@ class SftpLink:
             self._remove(enter, partial)
         raise self._error(sftp, f"{packet.name} was not sent")
 
-    def inventory(self) -> dict[str, int]:
-        """Names and bytes of the packets there; see `Link.inventory`.
+    def inventory(self) -> dict[str, Held]:
+        """The packets there, without checksums; see `Link.inventory`.
 
         Raises
         ------
         LinkError
             If the far side cannot be asked.
         """
-        found: dict[str, int] = {}
+        found: dict[str, Held] = {}
         # upper directories first: a packet only ever moves downwards, and is not missed
         directories = ["."]
         for _ in range(_DEEPEST):
@@ -123,12 +128,16 @@ class SftpLink:
                 if kind == "d":
                     below += _directory(path)
                 elif kind == "-" and _is_packet(path.name):
-                    found.setdefault(path.name, size)
+                    found.setdefault(path.name, Held(size, ""))
             directories = below
         return found
 
     def close(self) -> None:
-        """Hang up and remove the socket of the shared connection."""
+        """End what is under way, hang up, and remove the socket of the shared connection."""
+        with self._talking_lock:
+            self._closed = True
+            for conversation in self._talking:
+                conversation.abandon()
         self._hang_up()
         shutil.rmtree(self._control, ignore_errors=True)
 
@@ -166,10 +175,22 @@ class SftpLink:
             sftp.ask([enter, f"-rm {partial}"])
             sftp.finish()
 
-    def _conversation(self, limit_s: float, directory: Path | None = None) -> Conversation:
-        return Conversation(
-            ["sftp", "-b", "-", *self._options(), "--", self._settings.host], limit_s, directory
-        )
+    @contextmanager
+    def _conversation(
+        self, limit_s: float, directory: Path | None = None
+    ) -> Iterator[Conversation]:
+        command = ["sftp", "-b", "-", *self._options(), "--", self._settings.host]
+        with self._talking_lock:
+            if self._closed:
+                raise LinkError(f"{self._where}: the link was closed; start anew")
+            conversation = Conversation(command, limit_s, directory)
+            self._talking.add(conversation)
+        try:
+            with conversation:
+                yield conversation
+        finally:
+            with self._talking_lock:
+                self._talking.discard(conversation)
 
     def _options(self) -> list[str]:
         """Options of ssh; the site's own come first, for the first one counts."""
@@ -202,6 +223,8 @@ class SftpLink:
             subprocess.run(command, capture_output=True, timeout=5, check=False)
 
     def _error(self, sftp: Conversation, what: str) -> LinkError | StorageError:
+        if self._closed:
+            return LinkError(f"{self._where}: {what}: the link was closed; start anew")
         if sftp.timed_out:
             # a dead connection must not keep the next packet waiting
             self._hang_up()

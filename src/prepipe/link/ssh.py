@@ -16,11 +16,9 @@ from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
 from prepipe import config
 from prepipe.errors import LinkError
-from prepipe.files import storage_errors
+from prepipe.files import content_checksum, storage_errors
 from prepipe.link import openssh
 from prepipe.link.advice import advice, is_passing
 from prepipe.link.base import Held
@@ -42,7 +40,6 @@ _LONGEST_PAUSE_S = 30.0
 _SILENT_S = 3.0
 _INVENTORY_S = 900.0
 _SKEW_S = 5.0
-_READ_BYTES = 1 << 20
 _ALIVE = 5, 6
 """ssh gives a connection up after 30 s without an answer."""
 
@@ -181,7 +178,7 @@ class SshLink:
         try:
             with storage_errors(packet):
                 status = os.fstat(descriptor)
-                checksum = _checksum(descriptor)
+                checksum = content_checksum(packet)
             offer = Offer(0, packet.name, status.st_size, checksum, place)
             # what another run or another try began may be there in parts
             ask_first = status.st_mtime < self._opened_at or checksum in self._unfinished
@@ -400,8 +397,8 @@ class SshLink:
         elif allowed:
             self._want_more()
             self._notice(
-                f"this kernel does not allow congestion control {name}; a lossy line is slower "
-                f"without, even with {self._wanted} connections (root: modprobe tcp_{name}, and list "
+                f"this kernel does not allow congestion control {name}: a lossy line is slower "
+                f"without, even over {self._wanted} connections (root: modprobe tcp_{name}, list "
                 "it in net.ipv4.tcp_allowed_congestion_control)"
             )
         self._set_pace(connection)
@@ -486,13 +483,3 @@ def _state(connection: Connection) -> ConnectionState:
 def _passing(connection: Connection) -> bool:
     """Whether a connection failed because of the network, which comes back by itself."""
     return not connection.reason and is_passing(connection.complaint)
-
-
-def _checksum(descriptor: int) -> str:
-    """xxh3-128 of a file, hexadecimal."""
-    digest = xxhash.xxh3_128()
-    offset = 0
-    while part := os.pread(descriptor, _READ_BYTES, offset):
-        digest.update(part)
-        offset += len(part)
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prepipe.files import PARTIAL_SUFFIX, storage_errors
-from prepipe.link.base import Link
+from prepipe.link.base import Held, Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 from prepipe.telescope.pack import Packer
@@ -51,7 +51,7 @@ class Carrier:
         self._packer = packer
         self._link = link
         self._directory = directory
-        self._there: dict[str, int] | None = None
+        self._there: dict[str, Held] | None = None
         self._lock = threading.Lock()
 
     def carry(self, key: CcdKey) -> Carried | None:
@@ -136,11 +136,12 @@ class Carrier:
         self._link.send(packet)
         with self._lock:
             if self._there is not None:
-                self._there[packet.name] = size
+                self._there[packet.name] = Held(size, "")
 
     def _is_there(self, name: str, size: int) -> bool:
         """Whether the far side had this packet when it was first asked, or has it by now."""
         with self._lock:
             if self._there is None:
                 self._there = dict(self._link.inventory())
-            return self._there.get(name) == size
+            held = self._there.get(name)
+            return held is not None and held.size == size

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
 from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyError
 
@@ -15,14 +14,12 @@ from prepipe.cameras import Camera
 from prepipe.codec.cards import header_from_cards
 from prepipe.codec.fits_bytes import HduSpan, scan_fits
 from prepipe.errors import FitsError, HeaderError, StorageError
-from prepipe.files import storage_errors
+from prepipe.files import content_checksum, storage_errors
 from prepipe.model import Ccd, Exposure, Kind
 from prepipe.store import CcdKey, Journal
 from prepipe.telescope.watch import Arrival
 
 __all__ = ["RawExposure", "ccd_spans", "read_exposure", "register"]
-
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -110,20 +107,6 @@ def register(
         )
     journal.remember_file(arrival.path, arrival.size, arrival.mtime_ns)
     return raw, fresh
-
-
-def content_checksum(path: Path) -> str:
-    """xxh3-128 of a file, hexadecimal.
-
-    Raises
-    ------
-    StorageError
-    """
-    digest = xxhash.xxh3_128()
-    with storage_errors(path), path.open("rb", buffering=0) as stream:
-        while part := stream.read(_READ_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _still_the_same(arrival: Arrival) -> None:

@@ -20,7 +20,7 @@ from prepipe.errors import (
     TransientError,
 )
 from prepipe.files import sole_user
-from prepipe.link.base import Link
+from prepipe.link.base import Held, Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 from prepipe.telescope.carry import Carried, Carrier
@@ -241,7 +241,7 @@ class Push:
         free = [row for row in self._waiting() if row.key not in busy]
         ready = [row for row in free if self._not_before.get(row.key, 0.0) <= now]
         sent: list[CcdRow] = []
-        inventory: dict[str, int] = {}
+        inventory: dict[str, Held] = {}
         if self._site.push.method is Method.END_OF_NIGHT:
             sent = [row for row in self._journal.rows(Stage.SENT) if row.key not in busy]
             inventory = self._link.inventory()

@@ -1,4 +1,4 @@
-"""The ssh link, against a real SSH server."""
+"""The sftp link, against a real SSH server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from private_sshd import PrivateSshd, make_key, need_sshd
 
 from prepipe.errors import LinkError, PacketError, StorageError
-from prepipe.link import SshLink, open_link
+from prepipe.link import Held, open_link
+from prepipe.link.sftp import SftpLink
 
 NAME = "decam_00941420_25.packet"
 
@@ -34,8 +35,8 @@ def landing(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def link(sshd: PrivateSshd, landing: Path) -> Iterator[SshLink]:
-    opened = SshLink(sshd.settings(landing))
+def link(sshd: PrivateSshd, landing: Path) -> Iterator[SftpLink]:
+    opened = SftpLink(sshd.settings(landing))
     yield opened
     opened.close()
 
@@ -48,7 +49,7 @@ def packet(directory: Path, name: str = NAME, size: int = 100_000) -> Path:
 
 
 def test_a_packet_arrives_whole_and_leaves_no_partial_file(
-    link: SshLink, landing: Path, tmp_path: Path
+    link: SftpLink, landing: Path, tmp_path: Path
 ) -> None:
     sent = packet(tmp_path / "here")
     link.send(sent)
@@ -56,7 +57,9 @@ def test_a_packet_arrives_whole_and_leaves_no_partial_file(
     assert [path.name for path in landing.iterdir()] == [NAME]
 
 
-def test_sending_twice_replaces_what_is_there(link: SshLink, landing: Path, tmp_path: Path) -> None:
+def test_sending_twice_replaces_what_is_there(
+    link: SftpLink, landing: Path, tmp_path: Path
+) -> None:
     link.send(packet(tmp_path / "here"))
     again = packet(tmp_path / "here", size=5120)
     link.send(again)
@@ -64,7 +67,7 @@ def test_sending_twice_replaces_what_is_there(link: SshLink, landing: Path, tmp_
 
 
 def test_many_packets_at_a_time_share_one_connection(
-    sshd: PrivateSshd, link: SshLink, landing: Path, tmp_path: Path
+    sshd: PrivateSshd, link: SftpLink, landing: Path, tmp_path: Path
 ) -> None:
     packets = [packet(tmp_path / "here", f"decam_00000001_{n:02d}.packet") for n in range(1, 13)]
     logins = (sshd.directory / "sshd.log").read_text().count("Accepted publickey")
@@ -76,7 +79,7 @@ def test_many_packets_at_a_time_share_one_connection(
 
 
 def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_ones(
-    link: SshLink, landing: Path
+    link: SftpLink, landing: Path
 ) -> None:
     kept = landing / "done" / "2020-03-05"
     packet(landing, NAME, 512)
@@ -84,15 +87,15 @@ def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_one
     packet(landing / "rejected", "decam_00941418_01.packet")
     packet(landing, ".decam_00941417_01.packet.0123abcd.part")
     packet(landing / "a directory; rm", "decam_00941416_01.packet")
-    assert link.inventory() == {NAME: 512, "decam_00941419_01.packet": 1024}
+    assert link.inventory() == {NAME: Held(512, ""), "decam_00941419_01.packet": Held(1024, "")}
 
 
-def test_the_inventory_of_a_landing_directory_not_yet_made_is_empty(link: SshLink) -> None:
+def test_the_inventory_of_a_landing_directory_not_yet_made_is_empty(link: SftpLink) -> None:
     assert link.inventory() == {}
 
 
 def test_a_relative_landing_directory_lies_in_the_home_directory(sshd: PrivateSshd) -> None:
-    link = SshLink(sshd.settings(Path("~/prepipe-test-that-is-not-there")))
+    link = SftpLink(sshd.settings(Path("~/prepipe-test-that-is-not-there")))
     try:
         assert link.inventory() == {}
     finally:
@@ -100,12 +103,14 @@ def test_a_relative_landing_directory_lies_in_the_home_directory(sshd: PrivateSs
 
 
 @pytest.mark.parametrize("name", ["../evil.packet", "-rm.packet", "a b.packet", "x.fits"])
-def test_a_name_that_is_no_packets_is_refused(link: SshLink, tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_no_packets_is_refused(link: SftpLink, tmp_path: Path, name: str) -> None:
     with pytest.raises(PacketError):
         link.send(tmp_path / name)
 
 
-def test_a_packet_that_vanished_here_is_no_fault_of_the_link(link: SshLink, tmp_path: Path) -> None:
+def test_a_packet_that_vanished_here_is_no_fault_of_the_link(
+    link: SftpLink, tmp_path: Path
+) -> None:
     with pytest.raises(StorageError, match="vanished"):
         link.send(tmp_path / NAME)
 
@@ -118,7 +123,7 @@ def test_an_unknown_host_key_is_refused_and_not_remembered(
         f"-oUserKnownHostsFile={known}" if "UserKnown" in option else option
         for option in sshd.settings(landing).options
     ]
-    link = SshLink(sshd.settings(landing, options=tuple(options)))
+    link = SftpLink(sshd.settings(landing, options=tuple(options)))
     with pytest.raises(LinkError, match=r"host key is not known.*log in once by hand"):
         link.send(packet(tmp_path / "here"))
     link.close()
@@ -132,7 +137,7 @@ def test_a_changed_host_key_is_refused(sshd: PrivateSshd, landing: Path, tmp_pat
     kind, key = other.with_suffix(".pub").read_text().split()[:2]
     known.write_text(f"[127.0.0.1]:{sshd.port} {kind} {key}\n")
     options = (*sshd.settings(landing).options[:4], f"-oUserKnownHostsFile={known}")
-    link = SshLink(sshd.settings(landing, options=options))
+    link = SftpLink(sshd.settings(landing, options=options))
     with pytest.raises(LinkError, match="not the one this user knows"):
         link.inventory()
     link.close()
@@ -143,7 +148,7 @@ def test_a_wrong_user_key_is_told_with_what_to_do(
 ) -> None:
     stranger = make_key(tmp_path / "stranger")
     options = (f"-oIdentityFile={stranger}", *sshd.settings(landing).options[2:], "-F/dev/null")
-    link = SshLink(sshd.settings(landing, options=options))
+    link = SftpLink(sshd.settings(landing, options=options))
     with pytest.raises(LinkError, match="authorized_keys"):
         link.send(packet(tmp_path / "here"))
     link.close()
@@ -152,7 +157,7 @@ def test_a_wrong_user_key_is_told_with_what_to_do(
 def test_a_server_that_does_not_answer_is_told(
     sshd: PrivateSshd, landing: Path, tmp_path: Path
 ) -> None:
-    link = SshLink(sshd.settings(landing, port=1))
+    link = SftpLink(sshd.settings(landing, port=1))
     with pytest.raises(LinkError, match="no SSH server answers there"):
         link.send(packet(tmp_path / "here"))
     link.close()
@@ -168,7 +173,7 @@ def test_a_server_killed_under_way_leaves_no_packet_and_takes_it_when_back(
     server.start()
     # slow enough to be killed while the packet crosses
     slow = (*server.settings(landing).options, "-l", "20000")
-    link = SshLink(server.settings(landing, options=slow))
+    link = SftpLink(server.settings(landing, options=slow))
     big = packet(tmp_path / "here", size=3_000_000)
     killer = threading.Timer(0.8, server.kill)
     killer.start()
@@ -179,7 +184,7 @@ def test_a_server_killed_under_way_leaves_no_packet_and_takes_it_when_back(
     with pytest.raises(LinkError, match="no SSH server answers"):
         link.send(big)
     server.start()
-    quick = SshLink(server.settings(landing))
+    quick = SftpLink(server.settings(landing))
     quick.send(big)
     assert (landing / NAME).read_bytes() == big.read_bytes()
     quick.close()
@@ -192,7 +197,7 @@ def test_a_far_side_that_falls_silent_is_given_up(sshd: PrivateSshd, tmp_path: P
     mute = f"-oProxyCommand={sys.executable} -c 'import time; time.sleep(30)'"
     settings = sshd.settings(tmp_path / "landing", timeout_s=1.0)
     settings = settings.model_copy(update={"options": (*settings.options, mute)})
-    link = SshLink(settings)
+    link = SftpLink(settings)
     with pytest.raises(LinkError, match=r"does not answer|no answer within"):
         link.inventory()
     link.close()
@@ -208,7 +213,7 @@ def test_a_full_disk_over_there_is_a_storage_error_and_nothing_stays_in_the_way(
     )
     if mounted.returncode:
         pytest.skip("may not mount a small disk here")
-    link = SshLink(sshd.settings(small / "landing"))
+    link = SftpLink(sshd.settings(small / "landing"))
     try:
         with pytest.raises(StorageError, match="free some space there"):
             link.send(packet(tmp_path / "here", size=500_000))
@@ -224,7 +229,7 @@ def test_a_landing_directory_that_may_not_be_made_is_told(
     sshd: PrivateSshd, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    link = SshLink(sshd.settings(tmp_path / "file" / "landing"))
+    link = SftpLink(sshd.settings(tmp_path / "file" / "landing"))
     with pytest.raises(LinkError, match="cannot be made or entered"):
         link.send(packet(tmp_path / "here"))
     link.close()
@@ -233,8 +238,8 @@ def test_a_landing_directory_that_may_not_be_made_is_told(
 def test_closing_hangs_up_and_leaves_no_socket(
     sshd: PrivateSshd, landing: Path, tmp_path: Path
 ) -> None:
-    link = open_link(sshd.settings(landing))
-    assert isinstance(link, SshLink)
+    link = open_link(sshd.settings(landing, kind="sftp"))
+    assert isinstance(link, SftpLink)
     link.send(packet(tmp_path / "here"))
     control = link._control
     assert control.stat().st_mode & 0o777 == 0o700
@@ -243,9 +248,25 @@ def test_closing_hangs_up_and_leaves_no_socket(
     link.close()
 
 
+def test_closing_ends_a_packet_under_way_with_an_error_of_the_link(
+    sshd: PrivateSshd, landing: Path, tmp_path: Path
+) -> None:
+    slow = (*sshd.settings(landing).options, "-l", "1000")
+    link = SftpLink(sshd.settings(landing, options=slow, timeout_s=60.0))
+    link.inventory()
+    closer = threading.Timer(0.5, link.close)
+    closer.start()
+    with pytest.raises(LinkError, match="link was closed"):
+        link.send(packet(tmp_path / "here", size=3_000_000))
+    closer.join()
+    assert not (landing / NAME).exists()
+    with pytest.raises(LinkError, match="link was closed"):
+        link.inventory()
+
+
 def test_without_ssh_installed_it_says_so(
     monkeypatch: pytest.MonkeyPatch, sshd: PrivateSshd, landing: Path
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(Exception, match="install the OpenSSH client"):
-        SshLink(sshd.settings(landing))
+        SftpLink(sshd.settings(landing))
