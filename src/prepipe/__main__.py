@@ -1,0 +1,5 @@
+"""``python -m prepipe``."""
+
+from prepipe.cli import main
+
+main()
