@@ -9,9 +9,17 @@ import subprocess
 from prepipe import config
 from prepipe.errors import ConfigError
 
-__all__ = ["base_options", "far_command", "has_shared_connection", "need_programs", "where"]
+__all__ = [
+    "base_options",
+    "far_command",
+    "has_shared_connection",
+    "need_programs",
+    "pool_options",
+    "where",
+]
 
 CONNECT_S = 30.0
+_LOOK_S = 2.0
 
 
 def need_programs(*programs: str) -> None:
@@ -62,6 +70,28 @@ def base_options(
     return options
 
 
+def pool_options(*, shared: bool) -> list[str]:
+    """Options of a connection that is opened again and again, beside others, and carries bytes.
+
+    Parameters
+    ----------
+    shared : bool
+        Whether it may go through the user's own ControlMaster. What shares one connection
+        shares its one window.
+    """
+    alone = [] if shared else ["-oControlMaster=no", "-oControlPath=none"]
+    return [
+        *alone,
+        "-oConnectionAttempts=1",
+        "-oClearAllForwardings=yes",
+        "-oRemoteCommand=none",
+        "-oRequestTTY=no",
+        "-oCompression=no",
+        # what this user knows of hosts is the user's own affair
+        "-oUpdateHostKeys=no",
+    ]
+
+
 def far_command(settings: config.Link) -> str:
     """What the far side's shell is told to run.
 
@@ -76,7 +106,7 @@ def has_shared_connection(settings: config.Link) -> bool:
     options = base_options(settings, CONNECT_S, 15, 3)
     command = ["ssh", *options, "-O", "check", "--", settings.host]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_LOOK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["SocketState", "begin_anew", "pace", "sockets_of", "state_of", "use_congestion_control"]
+__all__ = [
+    "SocketState",
+    "begin_anew",
+    "default_congestion_control",
+    "pace",
+    "sockets_of",
+    "state_of",
+    "use_congestion_control",
+]
 
 _PIDFD_GETFD = 438
 """The same number on every architecture; linux/include/uapi/asm-generic/unistd.h."""
@@ -113,6 +121,13 @@ def use_congestion_control(connection: socket.socket, name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def default_congestion_control() -> str:
+    """What the kernel gives a connection unasked; empty if it does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    return ""
 
 
 def begin_anew(connection: socket.socket, name: str) -> None:
