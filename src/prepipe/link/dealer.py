@@ -88,10 +88,16 @@ class Transfer:
         """Number of its chunks."""
         return chunk_count(self.offer.size)
 
+    def bytes_of(self, index: int) -> int:
+        """Bytes of a chunk; the last one may be shorter."""
+        return min(CHUNK_BYTES, self.offer.size - index * CHUNK_BYTES)
+
     @property
     def bytes_left(self) -> int:
-        """Bytes that are not acknowledged yet, to a chunk."""
-        return min(self.offer.size, (self.count - len(self.there)) * CHUNK_BYTES)
+        """Bytes that are not acknowledged yet."""
+        last = self.count - 1
+        full = last - len(self.there) + (last in self.there)
+        return full * CHUNK_BYTES + (0 if last in self.there else self.bytes_of(last))
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -295,7 +301,7 @@ class Dealer:
                 # late, of a connection that was silent
                 transfer.todo.remove(index)
             self._note_there(transfer, index)
-            return min(CHUNK_BYTES, transfer.offer.size - index * CHUNK_BYTES)
+            return transfer.bytes_of(index)
 
     def _note_there(self, transfer: Transfer, index: int) -> None:
         now = self._clock()
@@ -324,8 +330,8 @@ class Dealer:
                 self._note_there(transfer, index)
             self._renew_todo(transfer, damaged)
         if transfer.damages > _DAMAGES:
-            told = "what arrives there is damaged on its disk, time and again; have it looked at"
-            self._end(file_id, LinkError(f"{transfer.offer.name}: {told}"))
+            text = "what arrives there is damaged on its disk, time and again; have it looked at"
+            self._end(file_id, LinkError(f"{transfer.offer.name}: {text}"))
         self._on_change()
 
     def _renew_todo(self, transfer: Transfer, damaged: set[int]) -> None:

@@ -13,7 +13,7 @@ _LONGEST_CONNECT_S = 30.0
 _LEAST_LIMIT_S = 10.0
 _LONGEST_LIMIT_S = 60.0
 _LONGEST_PAUSE_S = 30.0
-_LONGEST_PASSING_PAUSE_S = 1.0
+_WIDEST_BETWEEN_S = 0.8
 _LONGEST_PAUSE_AFTER_LOSS_S = 5.0
 _SHORT_LIFE_S = 10.0
 
@@ -38,6 +38,7 @@ class Openings:
         self._last_begun = float("-inf")
         self._not_before = float("-inf")
         self._last_failure = float("-inf")
+        self._spacing = _BETWEEN_S
         self._in_vain = 0
         self._failures = 0
         self._short_lives = 0
@@ -79,9 +80,10 @@ class Openings:
         return now >= self._last_begun + self._between_s(healthy)
 
     def _between_s(self, healthy: int) -> float:
-        if healthy or self._in_vain < _SWIFT_TRIES:
-            return _BETWEEN_S
-        return max(_BETWEEN_S, self.connect_s / AT_A_TIME)
+        between_s = self._spacing
+        if not healthy and self._in_vain >= _SWIFT_TRIES:
+            between_s = max(between_s, self.connect_s / AT_A_TIME)
+        return min(between_s, _WIDEST_BETWEEN_S)
 
     def note_begun(self, now: float) -> None:
         """One is being opened."""
@@ -93,10 +95,11 @@ class Openings:
         self._took_s = took_s
         self._in_vain = 0
         self._failures = 0
+        self._spacing = _BETWEEN_S
         self._not_before = float("-inf")
 
     def note_failed(self, now: float, began: float, passing: bool) -> None:
-        """One could not be opened; the next waits, the longer the less that helps.
+        """One could not be opened; the less it helps, the longer it takes until the next.
 
         Parameters
         ----------
@@ -105,24 +108,26 @@ class Openings:
         passing : bool
             Whether the cause is one that goes away by itself.
         """
-        if began >= self._last_failure:
+        if began < self._last_failure:
             # of those that were under way together the first tells
-            self._failures += 1
-            self._last_failure = now
+            return
+        self._last_failure = now
+        self._failures += 1
         if passing:
-            pause = min(_BETWEEN_S * 2.0 ** min(self._failures - 1, 10), _LONGEST_PASSING_PAUSE_S)
+            self._spacing = min(2 * self._spacing, _WIDEST_BETWEEN_S)
         else:
             pause = min(2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)
-        self._not_before = max(self._not_before, now + pause)
+            self._not_before = now + pause
 
     def note_lost(self, now: float, opened_at: float) -> None:
         """One that had been open is lost; if they never last, there is a pause between them."""
         if now - opened_at > _SHORT_LIFE_S:
             self._short_lives = 0
             return
-        if opened_at >= self._last_failure:
-            self._short_lives += 1
-            self._last_failure = now
+        if opened_at < self._last_failure:
+            return
+        self._last_failure = now
+        self._short_lives += 1
         if self._short_lives > 1:
             pause = _BETWEEN_S * 2.0 ** min(self._short_lives, 10)
-            self._not_before = max(self._not_before, now + min(pause, _LONGEST_PAUSE_AFTER_LOSS_S))
+            self._not_before = now + min(pause, _LONGEST_PAUSE_AFTER_LOSS_S)

@@ -105,7 +105,7 @@ def _tcp(copy: socket.socket) -> list[socket.socket]:
 
 def pace(connection: socket.socket, bytes_per_s: float) -> bool:
     """Let the kernel send no faster than this, bytes / s; False if it cannot."""
-    rate = min(max(round(bytes_per_s), 10_000), (1 << 32) - 1)
+    rate = min(max(round(bytes_per_s), 10_000), (1 << 31) - 1)
     try:
         connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)
