@@ -147,6 +147,10 @@ class Wan:
         answer: dict[str, Any] = json.loads(self._tell("stats"))
         return answer
 
+    def reset(self) -> None:
+        """Count from zero again."""
+        self._tell("reset")
+
     def processes(self, end: str) -> list[psutil.Process]:
         """What runs at an end, this process excepted."""
         found = []
