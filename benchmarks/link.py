@@ -78,11 +78,24 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--quick", action="store_true", help=f"{QUICK} only, three rounds")
     add("--json", action="store_true", help="one JSON object with rows")
-    add("--cell", action="append", choices=names, help="only this; may be given again")
+    add(
+        "--cell",
+        action="append",
+        choices=names,
+        metavar="NAME",
+        help=f"only this; may be given again: {', '.join(names)}",
+    )
     add("--peers", action="store_true", help="peers also where cells are named")
     add("--rounds", type=int, help="of each cell")
     add("--idle", type=float, default=2.0, help="seconds between rounds")
-    add("--set", action="append", default=[], type=assignment, help="KEY=VALUE of [link]")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        type=assignment,
+        metavar="KEY=VALUE",
+        help="another setting of [link], as TOML",
+    )
     options = parser.parse_args()
     options.peers |= options.cell is None
     options.rounds = options.rounds or (3 if options.quick else None)

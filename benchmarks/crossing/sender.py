@@ -7,7 +7,6 @@ answers each with a line.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,26 +15,26 @@ from typing import Any
 
 from prepipe import config
 from prepipe.errors import TransientError
-from prepipe.link import SshLink
+from prepipe.link import Link, open_link
 
 AGAIN_S = 0.5
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    link = SshLink(config.Link.model_validate_json(sys.stdin.readline()))
+    link = open_link(config.Link.model_validate_json(sys.stdin.readline()))
     tell({"concurrency": concurrency(link)})
     for line in sys.stdin:
         tell(send_all(link, [Path(path) for path in json.loads(line)]))
     link.close()
 
 
-def concurrency(link: SshLink) -> int:
+def concurrency(link: Link) -> int:
     """How many packets to have under way."""
     return getattr(link, "concurrency", 4)
 
 
-def send_all(link: SshLink, packets: list[Path]) -> dict[str, Any]:
+def send_all(link: Link, packets: list[Path]) -> dict[str, Any]:
     """Send all of them, as often as it takes."""
     began = time.time()
     with ThreadPoolExecutor(concurrency(link)) as threads:
@@ -44,11 +43,11 @@ def send_all(link: SshLink, packets: list[Path]) -> dict[str, Any]:
         "began": began,
         "seconds": time.time() - began,
         "complaints": [complaint for each in said for complaint in each],
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
     }
 
 
-def send(link: SshLink, packet: Path) -> list[str]:
+def send(link: Link, packet: Path) -> list[str]:
     """Send one packet; what went wrong before it was through."""
     complaints = []
     while True:
@@ -59,6 +58,12 @@ def send(link: SshLink, packet: Path) -> list[str]:
             time.sleep(AGAIN_S)
         else:
             return complaints
+
+
+def peak_mib() -> float:
+    """Most memory that this process ever held; getrusage counts its parent's too."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def tell(answer: dict[str, Any]) -> None:
