@@ -16,7 +16,6 @@ from wan import ALLOWED_CONGESTION, Wan
 
 from crossing import sender
 from crossing.exposures import BITS, last_landed, write_exposure
-from prepipe import config
 
 RTT_MS = 240.0
 OUTAGE_LATER_S = 3.0
@@ -90,10 +89,11 @@ class Bench:
         self.cell = cell
         self.home = Path(tempfile.mkdtemp(prefix="prepipe-bench-"))
         self.landing = self.home / "landing"
+        self.landing.mkdir()
         self.wan = Wan(self.home / "wan", congestion=ordinary_congestion(), **cell.line)
         wished = {"rate": cell.rate} | ({} if cell.bbr else {"congestion": ""}) | changes
         self._sender: subprocess.Popen[str] | None = None
-        self.settings = self.wan.settings(self.landing, **_known(wished))
+        self.settings = self.wan.settings(self.landing, **wished)
 
     def __enter__(self) -> Bench:
         try:
@@ -169,8 +169,3 @@ class Bench:
 def ordinary_congestion() -> str:
     """What most machines use; namespaces may not have every one."""
     return "cubic" if "cubic" in ALLOWED_CONGESTION.read_text().split() else "reno"
-
-
-def _known(wished: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that the link has."""
-    return {key: value for key, value in wished.items() if key in config.Link.model_fields}

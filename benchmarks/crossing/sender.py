@@ -22,22 +22,18 @@ AGAIN_S = 0.5
 
 def main() -> None:
     """Serve until standard input ends."""
-    link = open_link(config.Link.model_validate_json(sys.stdin.readline()))
-    tell({"concurrency": concurrency(link)})
+    settings = config.Link.model_validate_json(sys.stdin.readline())
+    link = open_link(settings, lambda text: print(text, file=sys.stderr))
+    tell({"concurrency": link.concurrency})
     for line in sys.stdin:
         tell(send_all(link, [Path(path) for path in json.loads(line)]))
     link.close()
 
 
-def concurrency(link: Link) -> int:
-    """How many packets to have under way."""
-    return getattr(link, "concurrency", 4)
-
-
 def send_all(link: Link, packets: list[Path]) -> dict[str, Any]:
     """Send all of them, as often as it takes."""
     began = time.time()
-    with ThreadPoolExecutor(concurrency(link)) as threads:
+    with ThreadPoolExecutor(link.concurrency) as threads:
         said = list(threads.map(lambda packet: send(link, packet), packets))
     return {
         "began": began,

@@ -17,7 +17,7 @@ from private_sshd import make_key
 from wan import HOST, NAMESPACES, Wan, need_wan
 
 from prepipe.errors import LinkError
-from prepipe.link import SshLink
+from prepipe.link.sftp import SftpLink
 
 NAME = "decam_00941420_25.packet"
 
@@ -49,7 +49,7 @@ def test_a_link_in_this_process_sends_from_the_near_end_to_the_far_end(
     sent = packet(tmp_path)
     landing = tmp_path / "landing"
     with wan.at_telescope():
-        link = SshLink(wan.settings(landing))
+        link = SftpLink(wan.settings(landing))
         link.send(sent)
         link.close()
     assert (landing / NAME).read_bytes() == sent.read_bytes()
@@ -91,7 +91,7 @@ def test_a_host_that_is_not_known_is_never_accepted(wan: Wan, tmp_path: Path) ->
     with wan.at_telescope():
         command = ["ssh", "-F", wan.ssh_config, HOST, "true"]
         said = subprocess.run(command, capture_output=True, text=True, check=False)
-        link = SshLink(wan.settings(tmp_path / "landing"))
+        link = SftpLink(wan.settings(tmp_path / "landing"))
         with pytest.raises(LinkError, match="host key is not known"):
             link.send(packet(tmp_path))
         link.close()
@@ -105,7 +105,7 @@ def test_a_host_with_another_key_than_the_known_one_is_never_accepted(
     kind, key = make_key(tmp_path / "other").with_suffix(".pub").read_text().split()[:2]
     wan.sshd.known_hosts.write_text(f"[{wan.sshd.address}]:{wan.sshd.port} {kind} {key}\n")
     with wan.at_telescope():
-        link = SshLink(wan.settings(tmp_path / "landing"))
+        link = SftpLink(wan.settings(tmp_path / "landing"))
         with pytest.raises(LinkError, match="not the one this user knows"):
             link.send(packet(tmp_path))
         link.close()
