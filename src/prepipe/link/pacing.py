@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from prepipe.link.protocol import CHUNK_BYTES
 
-__all__ = ["Pace", "RateFinder", "bytes_per_s", "connections_for", "window_for"]
+__all__ = ["Pace", "RateFinder", "bytes_per_s", "connections_for", "overdue_after", "window_for"]
 
 OF_RATE = 0.97
 """The part of the line's rate that is used: its queue must not fill."""
@@ -48,6 +48,14 @@ def window_for(pace: float | None, rtt_s: float) -> int:
     if pace is None:
         return _UNKNOWN_RATE_WINDOW
     return max(3, math.ceil(pace * (2 * rtt_s + 0.1) / CHUNK_BYTES) + 1)
+
+
+def overdue_after(pace: float, rtt_s: float) -> float:
+    """When the answer to a chunk is late, near the end of the queue, s.
+
+    By then it has waited for a few before it, and crossed.
+    """
+    return 4 * CHUNK_BYTES / pace + rtt_s + 0.1
 
 
 class Pace:

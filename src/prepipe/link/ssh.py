@@ -24,7 +24,7 @@ from prepipe.link.advice import advice, is_passing
 from prepipe.link.base import Held
 from prepipe.link.connection import Connection
 from prepipe.link.dealer import Dealer, Transfer
-from prepipe.link.pacing import RateFinder, bytes_per_s, connections_for, window_for
+from prepipe.link.pacing import RateFinder, bytes_per_s, connections_for, overdue_after, window_for
 from prepipe.link.protocol import Offer
 from prepipe.link.sockets import pace, state_of, use_congestion_control
 from prepipe.names import parse_name
@@ -427,6 +427,7 @@ class SshLink:
                 "writes by its own clock, which is coarser"
             )
         connection.window = window_for(share, rtt_s or 0.25)
+        self._dealer.overdue_s = overdue_after(share, rtt_s or 0.25)
 
     def _compare_clocks(self, connection: Connection) -> None:
         assert connection.welcome is not None
