@@ -19,7 +19,18 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receiving import COMMAND, NAME, PATIENCE_S, Receiving, chunks, content, names, offer, partials
+from receiving import (
+    COMMAND,
+    NAME,
+    PATIENCE_S,
+    Receiving,
+    as_a_plain_user,
+    chunks,
+    content,
+    names,
+    offer,
+    partials,
+)
 
 from prepipe.link.far_end import KNOWN_OFFERS, FarEnd
 from prepipe.link.protocol import (
@@ -522,10 +533,9 @@ def test_a_read_only_disk_is_told(small_disk: Path) -> None:
         refused(far, "storage", str(small_disk), "mounted read-only")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_may_not_be_written_is_told(landing: Path) -> None:
     landing.chmod(0o555)
-    with Receiving(landing) as far:
+    with Receiving(landing, prefix=as_a_plain_user()) as far:
         refused(far, "storage", str(landing), "permission")
 
 
