@@ -545,6 +545,18 @@ def test_a_limit_of_the_size_of_files_is_told(far: Receiving, landing: Path) -> 
     assert len(partials(landing)) == 2
 
 
+def test_files_that_were_refused_count_as_under_way_no_longer(tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    with Receiving(landing) as far:
+        for number in range(KNOWN_OFFERS):
+            far.send(offer(DATA, number))
+            assert isinstance(far.answer(), Refused)
+        landing.mkdir()
+        lands(far, landing, KNOWN_OFFERS + 1)
+        far.send(offer(DATA, 5))
+        assert far.answer() == Has(5, b"\0")
+
+
 def test_too_many_files_under_way_are_refused_until_some_are_done(
     far: Receiving, landing: Path
 ) -> None:

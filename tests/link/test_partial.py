@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from receiving import NAME, Receiving, chunks, content, names, offer, partials
 
 from prepipe.files import sweep_partials
-from prepipe.link.partial import Landing, checksum_of
+from prepipe.link.partial import Landing
 from prepipe.link.protocol import (
     CHUNK_BYTES,
     Acknowledged,
@@ -508,11 +508,6 @@ def test_committed_files_are_not_held_open(far: Receiving, landing: Path) -> Non
     far.until(Pong)
     opened = [str(entry.readlink()) for entry in Path(f"/proc/{far.process.pid}/fd").iterdir()]
     assert not [path for path in opened if str(landing) in path]
-
-
-def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(DATA)
-    assert checksum_of(tmp_path / "file") == offer(DATA).checksum
 
 
 def test_a_file_system_without_locks_serves_all_the_same(
