@@ -20,9 +20,10 @@ from types import FrameType
 from typing import TypeGuard
 
 from prepipe import __version__
-from prepipe.errors import ConfigError, PacketError
+from prepipe.errors import ConfigError, PacketError, StorageError
+from prepipe.files import content_checksum
 from prepipe.link.local import files_below, is_packet
-from prepipe.link.partial import Landing, Partial, checksum_of
+from prepipe.link.partial import Landing, Partial
 from prepipe.link.protocol import (
     CHUNK_BYTES,
     GREETING,
@@ -311,9 +312,9 @@ class FarEnd:
         """Name, bytes and checksum of each packet; one that moves down meanwhile comes later."""
         for entry in files_below(self._landing.directory):
             if is_packet(entry.name):
-                with suppress(OSError):
+                with suppress(OSError, StorageError):
                     path = Path(entry.path)
-                    yield [entry.name, path.stat().st_size, checksum_of(path)]
+                    yield [entry.name, path.stat().st_size, content_checksum(path)]
 
     def _say(self, *messages: Message) -> None:
         for message in messages:
@@ -443,10 +444,8 @@ def _wind_clock(idle_s: float) -> Callable[[], object]:
 
 
 def _is_final(message: Message) -> TypeGuard[Committed | Refused]:
-    """Whether nothing more will be said of the file."""
-    if isinstance(message, Refused):
-        return message.id is not None and message.reason in ("name", "checksum")
-    return isinstance(message, Committed)
+    """Whether this is all that is said of a file until it is offered again."""
+    return isinstance(message, Committed | Refused) and message.id is not None
 
 
 def _require_fit(chunk: Chunk, offer: Offer) -> None:
