@@ -9,7 +9,14 @@ import subprocess
 from prepipe import config
 from prepipe.errors import ConfigError
 
-__all__ = ["base_options", "cipher_options", "far_command", "has_shared_connection", "need_programs", "where"]
+__all__ = [
+    "base_options",
+    "cipher_options",
+    "far_command",
+    "has_shared_connection",
+    "need_programs",
+    "where",
+]
 
 CONNECT_S = 30.0
 _CHEAPEST = "aes128-gcm@openssh.com"
