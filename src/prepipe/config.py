@@ -79,7 +79,7 @@ class Pack(_Section):
         examples=[5.5e-5],
         description="jpeg2000: or this quantiser step, as a fraction of 65536 ADU",
     )
-    workers: int = Field(2, ge=1, description="CCDs packed and sent at the same time")
+    workers: int = Field(2, ge=1, description="CCDs packed at the same time")
 
     @model_validator(mode="after")
     def _one_target(self) -> Pack:

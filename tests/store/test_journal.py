@@ -337,3 +337,23 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
 def test_a_wrong_url_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError):
         Journal("nonsense")
+
+
+def test_a_journal_of_an_older_version_gets_the_columns_that_have_come_since(where: Path) -> None:
+    journal = Journal(where)
+    (key,) = journal.add_exposure(exposure(), [S1])
+    journal.close()
+    with sqlite3.connect(where) as old:
+        old.execute("ALTER TABLE ccds DROP COLUMN file_checksum")
+    journal = Journal(where)
+    assert row(journal, key).file_checksum == ""
+    journal.advance(key, Stage.PACKED, file_checksum="ab")
+    assert row(journal, key).file_checksum == "ab"
+    journal.close()
+
+
+def test_the_newest_start_is_that_of_the_newest_exposure(journal: Journal) -> None:
+    assert journal.newest_start() == 0.0
+    for number in (941421, 941420):
+        journal.add_exposure(exposure(number), [S1])
+    assert journal.newest_start() == exposure(941421).start.timestamp()

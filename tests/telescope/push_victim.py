@@ -21,6 +21,8 @@ class CountingLink(LocalLink):
     killed would hurt most.
     """
 
+    concurrency = 6
+
     def __init__(self, landing: Path, log: Path) -> None:
         super().__init__(landing)
         self.log = log

@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prepipe.errors import DuplicateError
 from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import tables
-from prepipe.store.database import open_engine, plain_errors
+from prepipe.store.database import add_missing_columns, open_engine, plain_errors
 from prepipe.store.rows import CcdKey, CcdRow, FileRow, ccd_row, joined
 
 __all__ = ["Journal"]
@@ -45,6 +45,7 @@ class Journal:
         self._engine = open_engine(where)
         with self._transaction() as connection:
             tables.metadata.create_all(connection)
+            add_missing_columns(connection, tables.ccds)
 
     def close(self) -> None:
         """Release the database."""
@@ -223,6 +224,12 @@ class Journal:
         with self._reading() as connection:
             found = connection.execute(query).one_or_none()
             return None if found is None else ccd_row(found)
+
+    def newest_start(self) -> float:
+        """When the newest exposure began, seconds since 1970; 0 if there is none."""
+        with self._reading() as connection:
+            found = connection.execute(select(func.max(tables.exposures.c.start))).scalar()
+            return found or 0.0
 
     def begin(self, key: CcdKey, stage: Stage) -> None:
         """Note that work towards `stage` has begun."""

@@ -54,6 +54,7 @@ class CcdRow:
     reasons: tuple[str, ...]
     reduction: Mapping[str, Any]
     seconds: Mapping[str, float]
+    file_checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,4 +126,5 @@ def ccd_row(found: Any) -> CcdRow:
         reasons=tuple(found.reasons or ()),
         reduction=found.reduction or {},
         seconds=found.seconds or {},
+        file_checksum=found.file_checksum,
     )

@@ -66,6 +66,8 @@ ccds = Table(
     Column("reasons", JSON),
     Column("reduction", JSON),
     Column("seconds", JSON),
+    # xxh3-128 of the packet's file; journals made before it was kept get the column when opened.
+    Column("file_checksum", String(40), nullable=False, server_default=""),
     UniqueConstraint("exposure_id", "number"),
     Index("ccds_by_stage", "stage"),
 )

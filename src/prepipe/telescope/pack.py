@@ -6,6 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
 
 from prepipe import config
 from prepipe.cameras import Camera
@@ -19,7 +22,7 @@ from prepipe.store import CcdRow
 from prepipe.telescope.intake import ccd_spans
 from prepipe.telescope.watch import KnownFiles
 
-__all__ = ["LOSSLESS_KINDS", "Packer"]
+__all__ = ["LOSSLESS_KINDS", "Packer", "Written"]
 
 _REMEMBERED_FILES = 16
 LOSSLESS_KINDS = (Kind.ZERO, Kind.DOME_FLAT)
@@ -27,6 +30,25 @@ LOSSLESS_KINDS = (Kind.ZERO, Kind.DOME_FLAT)
 
 _State = tuple[int, int]
 """Size and mtime (ns) of a file."""
+
+
+class Written(NamedTuple):
+    """A packet on disk.
+
+    Parameters
+    ----------
+    path : Path
+    packet : Packet
+    size : int
+        bytes
+    checksum : str
+        xxh3-128 of the file, hexadecimal.
+    """
+
+    path: Path
+    packet: Packet
+    size: int
+    checksum: str
 
 
 class Packer:
@@ -52,17 +74,11 @@ class Packer:
         self._spans: OrderedDict[tuple[Path, _State], Mapping[int, HduSpan]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def pack(self, row: CcdRow) -> tuple[Path, Packet]:
+    def pack(self, row: CcdRow) -> Written:
         """Write the packet of a CCD.
 
         Its parameters say, besides what the codec did, when the raw file was found:
         ``found_at``, seconds since 1970, so that the far side can tell the latency.
-
-        Returns
-        -------
-        Path
-            The packet's file.
-        Packet
 
         Raises
         ------
@@ -81,7 +97,9 @@ class Packer:
             # whatever was read of a file that changed meanwhile, sound or not, is worth nothing
             if self._state(row.raw) != state:
                 raise _rewritten(row.raw)
-        return write_packet(self._directory, packed), packed.packet
+        path = write_packet(self._directory, packed)
+        checksum = xxhash.xxh3_128_hexdigest(packed.content)
+        return Written(path, packed.packet, len(packed.content), checksum)
 
     def _packed(self, row: CcdRow, state: _State) -> PackedCcd:
         span = self._span(row, state)

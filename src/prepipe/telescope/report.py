@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prepipe.store import CcdKey
 
-__all__ = ["Event", "Failure", "Happening", "Report"]
+__all__ = ["Event", "Failure", "Happening", "Report", "unexpected"]
 
 
 class Happening(StrEnum):
@@ -99,3 +99,8 @@ class Report:
     def succeeded(self) -> bool:
         """Whether nothing failed."""
         return not self.failures
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an error that nobody foresaw."""
+    return f"unexpected {type(error).__name__}: {error}; please report it with its traceback"
