@@ -13,7 +13,7 @@ from tiny_raw import quick_site
 from prepipe.cameras import load_camera
 from prepipe.config import Site
 from prepipe.errors import LinkError
-from prepipe.link import LocalLink
+from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.store import Journal
 from prepipe.telescope import Event, Happening, Push, Report

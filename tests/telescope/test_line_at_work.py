@@ -13,7 +13,7 @@ from tiny_raw import packet_names, write_raw
 
 from prepipe.errors import LinkError
 from prepipe.files import content_checksum
-from prepipe.link import LocalLink
+from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.telescope import Happening
 
