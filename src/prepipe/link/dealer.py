@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prepipe.errors import LinkError, PrepipeError
-from prepipe.link.protocol import CHUNK_BYTES, Offer, chunk_count, from_bitmap
+from prepipe.link.protocol import CHUNK_BYTES, TRIAL, Offer, chunk_count, from_bitmap
 
 __all__ = ["Dealer", "Task", "Transfer"]
 
@@ -245,6 +245,10 @@ class Dealer:
         transfer.there.add(index)
         if len(transfer.there) == transfer.count:
             transfer.complete_since = self._clock()
+            if transfer.offer.place == TRIAL:
+                # nobody commits what is thrown away
+                self._transfers.pop(transfer.offer.id)
+                transfer.over.set()
 
     def has(self, who: Hashable, file_id: int, bits: bytes) -> None:
         """Note what the far side has of a file."""

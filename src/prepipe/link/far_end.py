@@ -27,6 +27,7 @@ from prepipe.link.partial import Landing, Partial
 from prepipe.link.protocol import (
     CHUNK_BYTES,
     GREETING,
+    TRIAL,
     VERSION,
     Acknowledged,
     Chunk,
@@ -43,6 +44,7 @@ from prepipe.link.protocol import (
     ProtocolError,
     Refused,
     Welcome,
+    bitmap,
     chunk_count,
     frame,
     from_bitmap,
@@ -188,6 +190,9 @@ class FarEnd:
             self._say(Refused("name", f"{error}; nothing was written", offer.id))
             return
         count = chunk_count(offer.size)
+        if offer.place == TRIAL:
+            self._say(Has(offer.id, bitmap(set(), count)))
+            return
         try:
             partial = self._partial_for(offer)
             bits = None if partial is None else partial.bits()
@@ -216,6 +221,9 @@ class FarEnd:
             self._say(self._answer_too_late(chunk))
             return
         _require_fit(chunk, offer)
+        if offer.place == TRIAL:
+            self._say(Acknowledged(chunk.id, chunk.index))
+            return
         try:
             complete = self._write_at_once(offer, chunk)
         except OSError as error:

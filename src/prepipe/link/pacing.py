@@ -88,8 +88,8 @@ class Pace:
 class RateFinder:
     """The line's rate from what is acknowledged, followed through the night.
 
-    As long as the line takes all that it is given, it is given more; when it takes clearly
-    less, it is given little more than it takes.
+    It begins low and doubles as long as the line takes all that it is given. Then it keeps to
+    what the line took, tries a little more now and then, and follows when that falls.
 
     Attributes
     ----------
@@ -97,35 +97,51 @@ class RateFinder:
         Mbit/s, of the packets with their headers.
     """
 
-    STEP = 1.15
     _HEADERS = 1500 / 1448
-    _FULL = 0.85
-    _SHORT = 0.7
+    _FULL = 0.93
+    _SHORT = 0.8
+    _MORE = 1.15
     _LEAST = 2.0
+    _SHORT_SPELLS = 3
+    _REST = 10
+    """Spells between a try that failed and the next."""
 
-    def __init__(self, rate: float = 100.0) -> None:
+    def __init__(self, rate: float = 50.0) -> None:
         self.rate = rate
+        self._starting = True
+        self._before_try: float | None = None
         self._short = 0
+        self._rest = 0
 
     def note(self, acknowledged_bytes: float, seconds: float) -> bool:
-        """Take into account what was acknowledged while there was always more to send.
+        """Take into account what was acknowledged in a spell with always more to send.
 
         Returns
         -------
         bool
             Whether the rate changed.
         """
-        took = acknowledged_bytes * 8 / 1e6 / seconds * self._HEADERS
-        if took >= self._FULL * self.rate:
+        took = acknowledged_bytes * 8e-6 / seconds * self._HEADERS
+        rate = self.rate
+        full = took >= self._FULL * rate
+        if self._starting:
+            self._starting = full
+            self.rate = 2 * rate if full else took
+        elif self._before_try is not None and not full:
+            self.rate, self._rest = max(self._before_try, took), self._REST
+            self._before_try = None
+        elif full and self._rest <= 0:
+            self._before_try, self.rate = rate, self._MORE * rate
+        else:
+            self._before_try = None
+            self._follow(took)
+        self.rate = max(self.rate, self._LEAST)
+        return self.rate != rate
+
+    def _follow(self, took: float) -> None:
+        """Rest after a try that failed; go down when the line takes less for some time."""
+        self._rest -= 1
+        self._short = self._short + 1 if took < self._SHORT * self.rate else 0
+        if self._short >= self._SHORT_SPELLS:
             self._short = 0
-            self.rate *= self.STEP
-            return True
-        if took >= self._SHORT * self.rate:
-            self._short = 0
-            return False
-        self._short += 1
-        if self._short < 3:
-            return False
-        self._short = 0
-        self.rate = max(self._LEAST, took * self.STEP)
-        return True
+            self.rate = took * self._MORE

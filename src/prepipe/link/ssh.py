@@ -457,7 +457,10 @@ class SshLink:
         if not self._dealer.busy:
             self._busy_since = 0.0
         elif not self._busy_since:
-            self._busy_since, self._busy_bytes = now, total
+            # the first round trip tells nothing
+            if total > self._busy_bytes:
+                self._busy_since = now
+            self._busy_bytes = total
         elif now - self._busy_since >= 1.0:
             if self._finder.note(total - self._busy_bytes, now - self._busy_since):
                 with self._lock:
