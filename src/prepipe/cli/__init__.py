@@ -22,6 +22,7 @@ MODULES = (
     "packets",
     "run",
     "receive",
+    "link",
     "masters",
     "library",
     "calibrate",

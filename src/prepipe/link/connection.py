@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import errno
-import os
+import math
 import platform
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from enum import StrEnum
 from socket import socket
-from typing import IO, Any
+from typing import Any
 
 from prepipe import __version__
 from prepipe.errors import LinkError, PacketError, PrepipeError, StorageError
+from prepipe.link.advice import Ending, sentence
 from prepipe.link.dealer import Dealer, Task
 from prepipe.link.pacing import Pace
+from prepipe.link.process import Process
 from prepipe.link.protocol import (
-    CHUNK_BYTES,
     VERSION,
     Acknowledged,
     Chunk,
@@ -40,11 +39,24 @@ from prepipe.link.protocol import (
 )
 from prepipe.link.sockets import begin_anew, sockets_of
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "State", "our_fault"]
 
-PING_S = 1.0
-_READ_BYTES = 1 << 17
-_GOODBYE_S = 2.0
+_PING_S = 1.0
+_LOOK_S = 0.25
+_MOST_FILES = 2_000_000
+"""In an inventory: half a gigabyte of names."""
+_BBR_LOOKS_S = 8.0
+_BBR_AFTER_IDLE_S = 4.0
+
+
+class State(StrEnum):
+    """Of a connection, in the order of its life; a silent one may be heard again."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    SILENT = "silent"
+    LEAVING = "leaving"
+    OVER = "over"
 
 
 class Connection:
@@ -56,143 +68,165 @@ class Connection:
         ssh with its options, the host, and what to run there.
     dealer : Dealer
     on_change : callable
-        Called when it opens, revives or ends.
+        Called when `state` has changed.
 
     Attributes
     ----------
-    welcome : Welcome or None
-        Once it is open.
-    over : bool
-        Whether it has ended, with `fault` telling why.
-    stuck : bool
-        Whether it has been silent for too long; it gets nothing to do until it is heard again.
+    state : State
+    began, opened_at, last_heard : float
+        By the clock that is never set back, s; `opened_at` is 0 before.
+    is_unwanted : bool
+        Whether we ended it ourselves, for it was not needed.
+    skew_s : float
+        How far the far end's clock is ahead; 0 if it did not tell.
+    ending : Ending
+        Once it is over.
     window : int
         So many chunks may be under way.
+    pace : Pace
+    sockets : list of socket
+        Copies of its TCP sockets, once taken.
+    share : float
+        What it was paced to, bytes / s; 0 before.
+    congestion : str
+        The congestion control that it was given.
+    rtt_s, least_rtt_s : float
+        Of pings; 0 before the first.
+    acknowledged_bytes : int
+
+    Raises
+    ------
+    LinkError
+        If ssh cannot be started.
     """
 
     def __init__(
-        self, command: Sequence[str], dealer: Dealer, on_change: Callable[[Connection], object]
+        self, command: Sequence[str], dealer: Dealer, on_change: Callable[[], object]
     ) -> None:
         self._dealer = dealer
         self._on_change = on_change
+        self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._inventory: Future[list[list[Any]]] = Future()
-        self._pages: list[list[Any]] = []
+        self._ended = threading.Event()
+        self._greeted = threading.Event()
+        self._inventory: Future[list[list[Any]]] | None = None
+        self._files: list[list[Any]] = []
         self._asked = False
         self._out: set[tuple[int, int]] = set()
-        self._pinged: dict[int, float] = {}
-        self._complaint = ""
-        self.began = time.monotonic()
+        self._ping: tuple[int, float] | None = None
+        self._last_ping = 0.0
+        self._begun_anew = 0.0
+        self._fault = self._reason = ""
+        self.state = State.OPENING
+        self.began = self.last_heard = time.monotonic()
         self.opened_at = 0.0
-        self.last_heard = self.began
-        self.last_ping = 0.0
         self.welcome: Welcome | None = None
-        self.fault = ""
-        self.reason = ""
-        self.over = False
-        self.stuck = False
+        self.is_unwanted = False
+        self.skew_s = 0.0
+        self.ending = Ending()
         self.window = 4
-        self.rtt_s = 0.0
-        self.acknowledged_bytes = 0
         self.pace = Pace()
         self.sockets: list[socket] = []
+        self.share = 0.0
         self.congestion = ""
-        self._begun_anew = 0.0
-        # not a pipe: a connection kept open in the background would hold its other end
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                bufsize=0,
-                env={**os.environ, "LC_ALL": "C"},
-                # Ctrl-C stops the one who waits, not a packet under way
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._errors.close()
-            raise LinkError(f"ssh cannot be started: {error.strerror}") from error
+        self.rtt_s = self.least_rtt_s = 0.0
+        self.acknowledged_bytes = 0
+        self._process = Process(command)
         for work in (self._listen, self._talk):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be given work."""
-        return self.welcome is not None and not self.over and not self.stuck
 
     @property
     def in_flight(self) -> int:
         """Chunks sent and not acknowledged."""
         return len(self._out)
 
-    @property
-    def complaint(self) -> str:
-        """What ssh wrote to its standard error."""
-        return self._complaint
-
-    def silent_s(self, now: float) -> float:
+    def silent_s(self) -> float:
         """Seconds that an answer is overdue; 0 if none is awaited."""
-        waits = bool(self._out) or bool(self._pinged) or self.welcome is None
-        return now - self.last_heard if waits else 0.0
+        waits = bool(self._out) or self._ping is not None
+        return time.monotonic() - self.last_heard if waits else 0.0
 
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()
 
-    def kill(self) -> None:
-        """End it now, without waiting for it."""
-        with suppress(OSError):
-            self._process.kill()
+    def give_up(self, fault: str) -> None:
+        """End it for a reason that is ours, told in a sentence."""
+        self._fault = self._fault or fault
+        self._process.kill()
 
-    def close(self) -> None:
-        """Say goodbye: what is under way is finished by the far end as far as it has come."""
-        stdin = self._process.stdin
-        if stdin is not None and not stdin.closed and not self._out:
-            with suppress(OSError):
-                stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GOODBYE_S)
-        self.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GOODBYE_S)
+    def abandon(self) -> None:
+        """End it now: it is not needed any more."""
+        self.is_unwanted = True
+        self._process.kill()
+
+    def pause(self) -> None:
+        """It is silent: what it has is for the others until it is heard again."""
+        with self._lock:
+            if self.state is not State.OPEN:
+                return
+            self.state = State.SILENT
+            self._dealer.pause(self)
+        self._on_change()
+
+    def leave(self) -> None:
+        """Take nothing new, finish what is under way, say goodbye."""
+        self.is_unwanted = True
+        with self._lock:
+            if self.state is not State.OPEN:
+                self._process.kill()
+                return
+            self.state = State.LEAVING
+            self._dealer.retire(self)
+        self.wake()
+        self._on_change()
+
+    def wait(self, until: float) -> bool:
+        """Wait for its end, no longer than to a time; whether it has come."""
+        return self._ended.wait(max(0.0, until - time.monotonic()))
 
     def take_sockets(self) -> list[socket]:
-        """Copies of its TCP sockets, taken when first asked for."""
-        if not self.sockets:
-            self.sockets = sockets_of(self._process.pid)
+        """Copies of its TCP sockets, for as long as it lasts."""
+        with self._lock:
+            if not self.sockets and self.state is not State.OVER:
+                self.sockets = sockets_of(self._process.id)
         return self.sockets
 
     def list_files(self) -> Future[list[list[Any]]]:
-        """Ask for the inventory: name, bytes and checksum of each file."""
-        self._inventory = Future()
-        self._asked = True
+        """Ask for the inventory: name, bytes and checksum of each file; one at a time.
+
+        A `ConnectionError` in place of an answer says that it broke meanwhile.
+        """
+        answer: Future[list[list[Any]]] = Future()
+        with self._lock:
+            if self.state is State.OVER:
+                answer.set_exception(ConnectionError())
+            else:
+                self._files, self._inventory, self._asked = [], answer, True
         self.wake()
-        return self._inventory
+        return answer
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
         frames = Frames(greeting=True)
-        descriptor = self._process.stdout.fileno()
         try:
-            while data := os.read(descriptor, _READ_BYTES):
+            while data := self._process.read():
                 for message in frames.feed(data):
                     self._hear()
                     self._take(message)
-        except ProtocolError as error:
-            self.fault = self.fault or str(error)
-        except OSError as error:
-            self.fault = self.fault or str(error.strerror)
+        except LinkError as error:
+            self.give_up(str(error))
+        except Exception as error:
+            self.give_up(our_fault(error))
         finally:
             self._end(frames.noise)
 
     def _hear(self) -> None:
-        self.last_heard = time.monotonic()
-        if self.stuck:
-            self.stuck = False
-            self._on_change(self)
-            self.wake()
+        with self._lock:
+            self.last_heard = time.monotonic()
+            if self.state is not State.SILENT:
+                return
+            self.state = State.OPEN
+            self._dealer.take_part(self)
+        self._on_change()
 
     def _take(self, message: Message) -> None:
         match message:
@@ -206,94 +240,122 @@ class Connection:
                 self._forget(file_id)
                 self._dealer.committed(file_id, already)
             case Refused(id=None):
-                self.fault, self.reason = message.text, message.reason
-                self.kill()
+                self._reason = message.reason
+                self.give_up(sentence(message.text))
             case Refused(id=int(file_id)):
                 self._forget(file_id)
                 self._dealer.refused(file_id, _error(message))
             case Pong(number=number):
-                sent = self._pinged.pop(number, None)
-                if sent is not None:
-                    self.rtt_s = self.last_heard - sent
+                self._note_pong(number)
             case Inventory():
                 self._note_page(message)
             case Welcome():
                 self._note_welcome(message)
             case _:
-                raise ProtocolError(f"the far side says {type(message).__name__}, which is ours")
+                raise ProtocolError(f"the far end says {type(message).__name__}, which is ours")
 
     def _forget(self, file_id: int) -> None:
-        for each in list(self._out):
-            if each[0] == file_id:
-                self._out.discard(each)
+        """No more is under way of a file that is done with."""
+        self._out -= {each for each in self._out.copy() if each[0] == file_id}
         self.wake()
 
     def _note_welcome(self, welcome: Welcome) -> None:
         if welcome.version != VERSION:
-            self.reason = "version"
+            self._reason = "version"
             raise ProtocolError(
-                f"prepipe {welcome.prepipe} there speaks version {welcome.version} of the "
-                f"protocol, {__version__} here speaks {VERSION}: install the same at both ends"
+                f"prepipe {sentence(str(welcome.prepipe))} there speaks version {welcome.version} "
+                f"of the protocol, prepipe {__version__} here version {VERSION}: install the same "
+                "at both ends"
             )
-        self.opened_at = self.last_heard
-        self.welcome = welcome
-        self._on_change(self)
+        with self._lock:
+            if self.state is not State.OPENING:
+                raise ProtocolError("the far end says Welcome twice")
+            self.state = State.OPEN
+            self.opened_at = self.last_heard
+            self.welcome = welcome
+            self.skew_s = welcome.time - time.time() if welcome.time else 0.0
+            self._dealer.take_part(self)
+        self._greeted.set()
         self.wake()
+        self._on_change()
+
+    def _note_pong(self, number: int) -> None:
+        if self._ping is not None and self._ping[0] == number:
+            self.rtt_s = self.last_heard - self._ping[1]
+            self.least_rtt_s = min(self.least_rtt_s or math.inf, self.rtt_s)
+            self._ping = None
 
     def _note_page(self, page: Inventory) -> None:
-        self._pages += page.files
+        answer = self._inventory
+        if answer is None:
+            return
+        self._files += page.files
+        if len(self._files) > _MOST_FILES:
+            error = LinkError(f"the far end lists more than {_MOST_FILES:,} packets")
+            self._answer(lambda: answer.set_exception(error))
+            raise error
         if page.last:
-            pages, self._pages = self._pages, []
-            if not self._inventory.done():
-                self._inventory.set_result(pages)
+            self._answer(lambda: answer.set_result(self._files))
+
+    def _answer(self, give: Callable[[], object]) -> None:
+        with self._lock:
+            self._inventory = None
+        give()
 
     def _end(self, noise: bytes) -> None:
-        self.kill()
-        self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read(1 << 16).decode("utf-8", "replace")
-        self._errors.close()
-        self._complaint = said
-        if self.welcome is None and not said.strip():
-            # some shells complain to standard output
-            self._complaint = noise.decode("utf-8", "replace")
-        for copy in self.sockets:
-            copy.close()
-        self.over = True
-        self._dealer.returned(self, gone=True)
-        if not self._inventory.done():
-            self._inventory.set_exception(LinkError("the connection broke; it is tried again"))
+        code = self._process.reap()
+        with self._lock:
+            self.ending = Ending(
+                self._fault,
+                self._reason,
+                self._process.complaint,
+                "" if self.opened_at else noise.decode("utf-8", "replace"),
+                code,
+            )
+            self.state = State.OVER
+            for copy in self.sockets:
+                copy.close()
+            self._dealer.leave(self)
+            answer, self._inventory = self._inventory, None
+        if answer is not None:
+            answer.set_exception(ConnectionError())
+        self._ended.set()
+        self._greeted.set()
         self.wake()
-        self._on_change(self)
+        self._on_change()
 
     def _talk(self) -> None:
         """Write what there is to do, until the end."""
         try:
             self._write(frame(Hello(VERSION, __version__, platform.node())))
-            while not self.over:
+            self._greeted.wait()
+            while self.state is not State.OVER and not self._may_go():
                 self._wake.clear()
-                if self.welcome is None or not self._work():
-                    self._wake.wait(PING_S / 4)
-        except (OSError, ValueError):
+                if not self._work():
+                    self._wake.wait(_PING_S if self._dealer.is_empty else _LOOK_S)
+        except OSError:
             # the reader notices the end, too, and tells of it
-            self.kill()
-        except PrepipeError as error:
-            self.fault = str(error)
-            self.kill()
+            self._process.kill()
+        except Exception as error:
+            self.give_up(our_fault(error))
+        finally:
+            self._process.hang_up()
+
+    def _may_go(self) -> bool:
+        return self.state is State.LEAVING and not self._out
 
     def _work(self) -> bool:
         """Do one thing; False if there was nothing to do."""
         now = time.monotonic()
-        if now - self.last_ping >= PING_S and not self._pinged:
-            self.last_ping = now
+        if now - self._last_ping >= _PING_S and self._ping is None:
             number = time.monotonic_ns()
-            self._pinged[number] = now
+            self._last_ping, self._ping = now, (number, now)
             self._write(frame(Ping(number)))
         if self._asked:
             self._asked = False
             self._write(frame(ListFiles()))
             return True
-        if self.stuck or len(self._out) >= self.window:
+        if len(self._out) >= self.window:
             return False
         task = self._dealer.deal(self, len(self._out))
         if task is None:
@@ -305,46 +367,47 @@ class Connection:
     def _keep_going(self, now: float) -> None:
         """Spare the connection BBR's pauses; see `begin_anew`."""
         age_s = now - self._begun_anew
-        if self.congestion == "bbr" and (age_s > 8.0 or (age_s > 4.0 and not self._out)):
+        is_time = age_s > _BBR_LOOKS_S or (age_s > _BBR_AFTER_IDLE_S and not self._out)
+        if self.congestion == "bbr" and is_time:
             self._begun_anew = now
             for each in self.sockets:
                 begin_anew(each, self.congestion)
 
     def _send(self, task: Task) -> None:
         transfer = task.transfer
+        file_id = transfer.offer.id
         if task.offer:
             self._write(frame(transfer.offer))
         if task.index is None:
             return
-        expected = min(transfer.offer.size - task.index * CHUNK_BYTES, CHUNK_BYTES)
         try:
-            data = transfer.chunk(task.index)
-        except OSError:
-            data = b""
-        if len(data) != expected:
-            if not transfer.over.is_set():
-                shrank = StorageError(f"{transfer.path} was changed while it was sent")
-                self._dealer.refused(transfer.offer.id, shrank)
+            data = transfer.packet.chunk(task.index)
+        except StorageError as error:
+            # closed, too, once it is over
+            self._dealer.refused(file_id, error)
             return
-        self._out.add((transfer.offer.id, task.index))
-        self._write(frame(Chunk.of(transfer.offer.id, task.index, data)))
+        self._out.add((file_id, task.index))
+        self._write(frame(Chunk.of(file_id, task.index, data)))
 
     def _write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        descriptor = self._process.stdin.fileno()
         for part in self.pace.parts(memoryview(data)):
-            while part:
-                part = part[os.write(descriptor, part) :]  # noqa: PLW2901
+            self._process.write(part)
+
+
+def our_fault(error: Exception) -> str:
+    """What is said of an error that should not be, in a sentence."""
+    return f"unexpected {type(error).__name__}: {error}; this is a fault of prepipe, report it"
 
 
 def _error(refusal: Refused) -> PrepipeError:
     """What a refusal means for the packet."""
+    text = sentence(refusal.text)
     if refusal.reason == "full":
-        full = StorageError(refusal.text)
-        full.__cause__ = OSError(errno.ENOSPC, refusal.text)
+        full = StorageError(text)
+        full.__cause__ = OSError(errno.ENOSPC, text)
         return full
     if refusal.reason == "name":
-        return PacketError(refusal.text)
+        return PacketError(text)
     if refusal.reason == "checksum":
-        return StorageError(refusal.text)
-    return LinkError(refusal.text)
+        return StorageError(text)
+    return LinkError(text)

@@ -2,20 +2,21 @@
 
 Chunks are dealt from one queue, the most urgent file first, so that a new exposure overtakes a
 backlog between two chunks. A chunk stays dealt until it is acknowledged; when its connection
-is lost, or keeps it for too long, it is dealt again.
+is lost, or falls silent, or keeps it for too long, it is dealt again.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from prepipe.errors import LinkError, PrepipeError
+from prepipe.link.outgoing import Outgoing
 from prepipe.link.protocol import CHUNK_BYTES, TRIAL, Offer, chunk_count, from_bitmap
 
 __all__ = ["Dealer", "Task", "Transfer"]
@@ -23,7 +24,9 @@ __all__ = ["Dealer", "Task", "Transfer"]
 _ENOUGH_AT_THE_END = 4
 _THE_END = 24
 _NUDGE_S = 3.0
-"""Complete at the far side by its acknowledgements, and not committed: asked again after this."""
+"""Whole by its acknowledgements, and not committed: asked after this, then ever more seldom."""
+_DAMAGES = 5
+"""A file that is damaged on its way to the disk there more often is given up."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +44,41 @@ class Transfer:
 
     Parameters
     ----------
+    packet : Outgoing
     offer : Offer
-    path : Path
-    descriptor : int
-        Open for reading.
     urgency : int
-        The higher goes first.
-    order : int
-        Among equals the lower goes first.
+        The higher goes first; among equals the one that came first.
     ask_first : bool
         Whether the far side may have parts of it already, and is asked before any is sent.
+    added : float
+        When, by the dealer's clock, s.
+
+    Attributes
+    ----------
+    over : Event
+        Set when it is there for good, or never will be: `error` tells.
+    already : bool
+        Whether it had been there before.
     """
 
+    packet: Outgoing
     offer: Offer
-    path: Path
-    descriptor: int
     urgency: int
-    order: int
-    ask_first: bool = False
-    todo: deque[int] = field(default_factory=deque)
-    dealt: dict[int, _Dealt] = field(default_factory=dict)
-    there: set[int] = field(default_factory=set)
-    offered: set[Hashable] = field(default_factory=set)
-    answered: set[Hashable] = field(default_factory=set)
-    complete_since: float = 0.0
+    ask_first: bool
+    added: float
     over: threading.Event = field(default_factory=threading.Event)
     error: PrepipeError | None = None
     already: bool = False
-    reading: threading.Lock = field(default_factory=threading.Lock)
+    todo: deque[int] = field(default_factory=deque)
+    dealt: dict[int, _Dealt] = field(default_factory=dict)
+    there: dict[int, float] = field(default_factory=dict)
+    """When each chunk was acknowledged."""
+    asked: dict[Hashable, float] = field(default_factory=dict)
+    """When it was offered on each connection; the end of time once that was answered."""
+    whole_since: float = math.inf
+    nudge_at: float = math.inf
+    nudge_pause: float = _NUDGE_S
+    damages: int = 0
 
     def __post_init__(self) -> None:
         self.todo.extend(range(self.count))
@@ -78,24 +88,21 @@ class Transfer:
         """Number of its chunks."""
         return chunk_count(self.offer.size)
 
+    def bytes_of(self, index: int) -> int:
+        """Bytes of a chunk; the last one may be shorter."""
+        return min(CHUNK_BYTES, self.offer.size - index * CHUNK_BYTES)
+
     @property
     def bytes_left(self) -> int:
-        """Bytes that are not acknowledged yet, to a chunk."""
-        return min(self.offer.size, (self.count - len(self.there)) * CHUNK_BYTES)
+        """Bytes that are not acknowledged yet."""
+        last = self.count - 1
+        full = last - len(self.there) + (last in self.there)
+        return full * CHUNK_BYTES + (0 if last in self.there else self.bytes_of(last))
 
-    def chunk(self, index: int) -> bytes:
-        """The bytes of a chunk; short if the file shrank, none if it is closed."""
-        with self.reading:
-            if self.descriptor < 0:
-                return b""
-            return os.pread(self.descriptor, CHUNK_BYTES, index * CHUNK_BYTES)
-
-    def close(self) -> None:
-        """Close the file; nothing of it is read any more."""
-        with self.reading:
-            if self.descriptor >= 0:
-                os.close(self.descriptor)
-            self.descriptor = -1
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Place in the queue, the lowest first."""
+        return -self.urgency, self.offer.id
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,11 @@ class Dealer:
         Called when there may be something new to deal.
     clock : callable
         Seconds, never set back.
+
+    Attributes
+    ----------
+    overdue_s : float
+        A chunk kept for longer is dealt once more, to another connection, s.
     """
 
     def __init__(
@@ -135,39 +147,92 @@ class Dealer:
         self._clock = clock
         self._on_change = on_change
         self._lock = threading.Lock()
+        self._queue: list[Transfer] = []
         self._transfers: dict[int, Transfer] = {}
+        self._takers: set[Hashable] = set()
         self._numbers = 0
         self.overdue_s = 2.0
-        """A chunk kept for longer is dealt once more, to another connection, s."""
 
     def add(
-        self, path: Path, descriptor: int, offer: Offer, urgency: int, ask_first: bool
+        self, packet: Outgoing, *, place: str = "", urgency: int = 0, ask_first: bool = False
     ) -> Transfer:
-        """Put a file into the queue; its offer gets an id here."""
+        """Put a file into the queue."""
         with self._lock:
             self._numbers += 1
-            numbered = Offer(self._numbers, offer.name, offer.size, offer.checksum, offer.place)
-            transfer = Transfer(numbered, path, descriptor, urgency, self._numbers, ask_first)
-            self._transfers[self._numbers] = transfer
+            offer = Offer(self._numbers, packet.path.name, packet.size, packet.checksum, place)
+            transfer = Transfer(packet, offer, urgency, ask_first, self._clock())
+            self._transfers[offer.id] = transfer
+            insort(self._queue, transfer, key=lambda each: each.rank)
         self._on_change()
         return transfer
 
     def remove(self, transfer: Transfer) -> None:
         """Forget a file."""
         with self._lock:
-            self._transfers.pop(transfer.offer.id, None)
+            self._drop(transfer.offer.id)
+
+    def _drop(self, file_id: int) -> Transfer | None:
+        transfer = self._transfers.pop(file_id, None)
+        if transfer is not None:
+            self._queue.remove(transfer)
+        return transfer
 
     @property
     def bytes_left(self) -> int:
         """Bytes of all files that are not acknowledged yet."""
         with self._lock:
-            return sum(transfer.bytes_left for transfer in self._transfers.values())
+            return sum(transfer.bytes_left for transfer in self._queue)
 
     @property
-    def busy(self) -> bool:
+    def is_empty(self) -> bool:
+        """Whether no file is under way."""
+        return not self._queue
+
+    @property
+    def has_chunks(self) -> bool:
         """Whether any chunk waits to be dealt."""
         with self._lock:
-            return any(each.todo and not each.ask_first for each in self._transfers.values())
+            return any(each.todo and not each.ask_first for each in self._queue)
+
+    def take_part(self, who: Hashable) -> None:
+        """A connection may be dealt to from now on, for the first time or again."""
+        with self._lock:
+            self._takers.add(who)
+        self._on_change()
+
+    def pause(self, who: Hashable) -> None:
+        """A connection is silent: what it has not got acknowledged is for the others."""
+        with self._lock:
+            self._take_back(who)
+            for transfer in self._queue:
+                if transfer.ask_first:
+                    # another one is asked
+                    transfer.asked.pop(who, None)
+        self._on_change()
+
+    def retire(self, who: Hashable) -> None:
+        """A connection gets no more, but what it has it will bring to an end."""
+        with self._lock:
+            self._takers.discard(who)
+
+    def leave(self, who: Hashable) -> None:
+        """A connection is lost for good, with all that it was told."""
+        with self._lock:
+            self._take_back(who)
+            for transfer in self._queue:
+                transfer.asked.pop(who, None)
+        self._on_change()
+
+    def _take_back(self, who: Hashable) -> None:
+        self._takers.discard(who)
+        for transfer in self._queue:
+            mine = [index for index, dealt in transfer.dealt.items() if dealt.who == who]
+            for index in mine:
+                del transfer.dealt[index]
+            transfer.todo.extendleft(reversed(mine))
+            if transfer.whole_since < math.inf:
+                # it may be the one that was committing
+                transfer.nudge_at = self._clock()
 
     def deal(self, who: Hashable, in_flight: int = 0) -> Task | None:
         """The next task of a connection; None if there is nothing for it to do.
@@ -181,40 +246,37 @@ class Dealer:
             no more: another will have it there sooner.
         """
         with self._lock:
-            if in_flight >= _ENOUGH_AT_THE_END and self._nearly_done():
+            if who not in self._takers:
                 return None
-            ordered = sorted(self._transfers.values(), key=lambda each: (-each.urgency, each.order))
-            return (
-                self._next_fresh(who, ordered)
-                or self._next_nudge(who, ordered)
-                or self._next_overdue(who, ordered)
-            )
+            if in_flight >= _ENOUGH_AT_THE_END and self._is_nearly_done():
+                return None
+            return self._next_fresh(who) or self._next_nudge(who) or self._next_overdue(who)
 
-    def _nearly_done(self) -> bool:
-        return sum(len(each.todo) for each in self._transfers.values()) < _THE_END
+    def _is_nearly_done(self) -> bool:
+        return sum(len(each.todo) for each in self._queue) < _THE_END
 
-    def _next_fresh(self, who: Hashable, ordered: list[Transfer]) -> Task | None:
-        for transfer in ordered:
+    def _next_fresh(self, who: Hashable) -> Task | None:
+        for transfer in self._queue:
             if transfer.ask_first:
-                if not transfer.offered:
+                if not transfer.asked:
                     return self._offered(who, transfer, None)
             elif transfer.todo:
                 return self._dealt(who, transfer, transfer.todo.popleft())
         return None
 
-    def _next_nudge(self, who: Hashable, ordered: list[Transfer]) -> Task | None:
-        for transfer in ordered:
-            since = transfer.complete_since
-            if since and self._clock() - since > _NUDGE_S and not transfer.over.is_set():
-                transfer.complete_since = self._clock()
-                transfer.offered.discard(who)
-                transfer.answered.discard(who)
+    def _next_nudge(self, who: Hashable) -> Task | None:
+        now = self._clock()
+        for transfer in self._queue:
+            if transfer.nudge_at <= now:
+                transfer.nudge_at = now + transfer.nudge_pause
+                transfer.nudge_pause *= 2
+                transfer.asked.pop(who, None)
                 return self._offered(who, transfer, None)
         return None
 
-    def _next_overdue(self, who: Hashable, ordered: list[Transfer]) -> Task | None:
+    def _next_overdue(self, who: Hashable) -> Task | None:
         before = self._clock() - self.overdue_s
-        for transfer in ordered:
+        for transfer in self._queue:
             for index, dealt in transfer.dealt.items():
                 if dealt.since < before and dealt.who != who and not dealt.again:
                     return self._dealt(who, transfer, index, again=True)
@@ -225,9 +287,9 @@ class Dealer:
         return self._offered(who, transfer, index)
 
     def _offered(self, who: Hashable, transfer: Transfer, index: int | None) -> Task:
-        news = who not in transfer.offered
-        transfer.offered.add(who)
-        return Task(transfer, index, news)
+        is_news = who not in transfer.asked
+        transfer.asked.setdefault(who, self._clock())
+        return Task(transfer, index, is_news)
 
     def acknowledged(self, file_id: int, index: int) -> int:
         """Note that a chunk was written; returns the bytes that this brought forward."""
@@ -235,80 +297,82 @@ class Dealer:
             transfer = self._transfers.get(file_id)
             if transfer is None or index in transfer.there or index >= transfer.count:
                 return 0
+            if index not in transfer.dealt:
+                # late, of a connection that was silent
+                transfer.todo.remove(index)
             self._note_there(transfer, index)
-            if index == transfer.count - 1:
-                return transfer.offer.size - index * CHUNK_BYTES
-            return CHUNK_BYTES
+            return transfer.bytes_of(index)
 
     def _note_there(self, transfer: Transfer, index: int) -> None:
+        now = self._clock()
         transfer.dealt.pop(index, None)
-        transfer.there.add(index)
+        transfer.there[index] = now
         if len(transfer.there) == transfer.count:
-            transfer.complete_since = self._clock()
+            transfer.whole_since = now
+            transfer.nudge_at = now + transfer.nudge_pause
             if transfer.offer.place == TRIAL:
                 # nobody commits what is thrown away
-                self._transfers.pop(transfer.offer.id)
+                self._drop(transfer.offer.id)
                 transfer.over.set()
 
     def has(self, who: Hashable, file_id: int, bits: bytes) -> None:
-        """Note what the far side has of a file."""
+        """Note what the far side has of a file.
+
+        It must have what was acknowledged before it was asked; what is missing of that was
+        damaged. What it says unasked is the truth as it is now.
+        """
         with self._lock:
             transfer = self._transfers.get(file_id)
             if transfer is None:
                 return
-            there = from_bitmap(bits, transfer.count)
-            damaged = transfer.there - there if who in transfer.answered else set()
-            transfer.answered.add(who)
+            told = from_bitmap(bits, transfer.count)
+            asked = transfer.asked.get(who, math.inf)
+            transfer.asked[who] = math.inf
             transfer.ask_first = False
-            for index in there - transfer.there:
+            damaged = {i for i, at in transfer.there.items() if at < asked} - told
+            for index in told - transfer.there.keys():
                 self._note_there(transfer, index)
-            if damaged:
-                transfer.there -= damaged
-                transfer.complete_since = 0.0
-            missing = transfer.todo if not damaged else sorted({*transfer.todo, *damaged})
-            transfer.todo = deque(index for index in missing if index not in transfer.there)
+            self._renew_todo(transfer, damaged)
+        if transfer.damages > _DAMAGES:
+            text = "what arrives there is damaged on its disk, time and again; have it looked at"
+            self._end(file_id, LinkError(f"{transfer.offer.name}: {text}"))
         self._on_change()
+
+    def _renew_todo(self, transfer: Transfer, damaged: set[int]) -> None:
+        for index in damaged:
+            del transfer.there[index]
+        if damaged:
+            transfer.damages += 1
+            transfer.whole_since = transfer.nudge_at = math.inf
+            transfer.todo = deque(sorted({*transfer.todo, *damaged}))
+        transfer.todo = deque(index for index in transfer.todo if index not in transfer.there)
 
     def committed(self, file_id: int, already: bool = False) -> None:
         """Note that a file is there for good."""
         self._end(file_id, None, already)
 
     def refused(self, file_id: int, error: PrepipeError) -> None:
-        """Note that the far side does not take a file."""
+        """Note that a file is not taken, or cannot be sent."""
         self._end(file_id, error)
 
-    def give_up(self, error: LinkError) -> None:
-        """Let every file fail; what was acknowledged stays at the far side."""
+    def give_up(self, why: Callable[[Transfer], str]) -> None:
+        """Let files fail; what was acknowledged of them stays at the far side.
+
+        Parameters
+        ----------
+        why : callable
+            Tells of a transfer, in a sentence, why it is vain to go on; empty if it is not.
+        """
         with self._lock:
-            numbers = list(self._transfers)
-        for number in numbers:
-            self._end(number, error)
+            transfers = list(self._queue)
+        for transfer in transfers:
+            if told := why(transfer):
+                self._end(transfer.offer.id, LinkError(told))
 
     def _end(self, file_id: int, error: PrepipeError | None, already: bool = False) -> None:
         with self._lock:
-            transfer = self._transfers.pop(file_id, None)
+            transfer = self._drop(file_id)
             if transfer is not None:
                 transfer.error = error
                 transfer.already = already
                 transfer.over.set()
-
-    def returned(self, who: Hashable, *, gone: bool) -> None:
-        """Take back what a connection has and has not got acknowledged.
-
-        Parameters
-        ----------
-        who : hashable
-        gone : bool
-            Whether it is lost for good, with all that it was told; else it only seems stuck.
-        """
-        with self._lock:
-            for transfer in self._transfers.values():
-                mine = [index for index, dealt in transfer.dealt.items() if dealt.who == who]
-                for index in mine:
-                    del transfer.dealt[index]
-                transfer.todo.extendleft(reversed(mine))
-                if gone or transfer.ask_first:
-                    # another one is asked
-                    transfer.offered.discard(who)
-                    transfer.answered.discard(who)
-        self._on_change()

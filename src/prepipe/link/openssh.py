@@ -15,11 +15,13 @@ __all__ = [
     "far_command",
     "has_shared_connection",
     "need_programs",
+    "pool_options",
     "where",
 ]
 
 CONNECT_S = 30.0
 _CHEAPEST = "aes128-gcm@openssh.com"
+_LOOK_S = 2.0
 
 
 def need_programs(*programs: str) -> None:
@@ -70,6 +72,28 @@ def base_options(
     return options
 
 
+def pool_options(*, shared: bool) -> list[str]:
+    """Options of a connection that is opened again and again, beside others, and carries bytes.
+
+    Parameters
+    ----------
+    shared : bool
+        Whether it may go through the user's own ControlMaster. What shares one connection
+        shares its one window.
+    """
+    alone = [] if shared else ["-oControlMaster=no", "-oControlPath=none"]
+    return [
+        *alone,
+        "-oConnectionAttempts=1",
+        "-oClearAllForwardings=yes",
+        "-oRemoteCommand=none",
+        "-oRequestTTY=no",
+        "-oCompression=no",
+        # what this user knows of hosts is the user's own affair
+        "-oUpdateHostKeys=no",
+    ]
+
+
 def far_command(settings: config.Link) -> str:
     """What the far side's shell is told to run.
 
@@ -109,7 +133,7 @@ def has_shared_connection(settings: config.Link) -> bool:
     options = base_options(settings, CONNECT_S, 15, 3)
     command = ["ssh", *options, "-O", "check", "--", settings.host]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_LOOK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

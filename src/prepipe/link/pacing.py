@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prepipe.link.protocol import CHUNK_BYTES
 
-__all__ = ["Pace", "RateFinder", "bytes_per_s", "connections_for", "overdue_after", "window_for"]
+__all__ = [
+    "HEADERS",
+    "Pace",
+    "RateFinder",
+    "bytes_per_s",
+    "connections_for",
+    "overdue_after",
+    "window_for",
+]
 
 OF_RATE = 0.97
 """The part of the line's rate that is used: its queue must not fill."""
 
+HEADERS = 1500 / 1448
+"""Bytes on the line over bytes carried, in full packets of TCP with time stamps."""
 _MBIT_A_CONNECTION = 25.0
 """At 240 ms a connection carries this with room to spare (ssh's own window of 2 MiB: 70)."""
 _FEWEST, _MOST = 2, 16
 _UNKNOWN_RATE_CONNECTIONS = 8
-_UNKNOWN_RATE_WINDOW = 12
+_NARROWEST, _WIDEST = 3, 16
 _PART_BYTES = 32 * 1024
 
 
@@ -33,21 +43,21 @@ def bytes_per_s(rate: float, connections: int) -> float:
     return OF_RATE * rate * 1e6 / 8 / connections
 
 
-def window_for(pace: float | None, rtt_s: float) -> int:
+def window_for(pace: float, rtt_s: float) -> int:
     """How many chunks may be under way on a connection.
 
     Two round trips' worth, so that a packet that is lost and sent again does not halt it, and
-    no more: what is under way is in the way of what is more urgent.
+    no more: what is under way is in the way of what is more urgent. Beyond ssh's own window
+    nothing more is under way; it only waits.
 
     Parameters
     ----------
-    pace : float or None
+    pace : float
         bytes / s
     rtt_s : float
     """
-    if pace is None:
-        return _UNKNOWN_RATE_WINDOW
-    return max(3, math.ceil(pace * (2 * rtt_s + 0.1) / CHUNK_BYTES) + 1)
+    wanted = math.ceil(pace * (2 * rtt_s + 0.1) / CHUNK_BYTES) + 1
+    return min(max(wanted, _NARROWEST), _WIDEST)
 
 
 def overdue_after(pace: float, rtt_s: float) -> float:
@@ -61,13 +71,25 @@ def overdue_after(pace: float, rtt_s: float) -> float:
 class Pace:
     """Writes spread over time, for where the kernel cannot do it.
 
+    Parameters
+    ----------
+    clock : callable
+        Seconds, never set back.
+    sleep : callable
+
     Attributes
     ----------
     rate : float or None
         bytes / s; None lets everything through.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self.rate: float | None = None
         self._due = 0.0
 
@@ -78,10 +100,11 @@ class Pace:
             return
         for begin in range(0, len(data), _PART_BYTES):
             part = data[begin : begin + _PART_BYTES]
-            now = time.monotonic()
+            now = self._clock()
             if self._due > now:
-                time.sleep(self._due - now)
-            self._due = max(self._due, now) + len(part) / self.rate
+                self._sleep(self._due - now)
+            # it may have been set free meanwhile
+            self._due = max(self._due, now) + len(part) / (self.rate or math.inf)
             yield part
 
 
@@ -97,7 +120,6 @@ class RateFinder:
         Mbit/s, of the packets with their headers.
     """
 
-    _HEADERS = 1500 / 1448
     _FULL = 0.93
     _SHORT = 0.8
     _MORE = 1.15
@@ -121,7 +143,7 @@ class RateFinder:
         bool
             Whether the rate changed.
         """
-        took = acknowledged_bytes * 8e-6 / seconds * self._HEADERS
+        took = acknowledged_bytes * 8e-6 / seconds * HEADERS
         rate = self.rate
         full = took >= self._FULL * rate
         if self._starting:

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["SocketState", "begin_anew", "pace", "sockets_of", "state_of", "use_congestion_control"]
+__all__ = [
+    "SocketState",
+    "begin_anew",
+    "default_congestion_control",
+    "pace",
+    "sockets_of",
+    "state_of",
+    "use_congestion_control",
+]
 
 _PIDFD_GETFD = 438
 """The same number on every architecture; linux/include/uapi/asm-generic/unistd.h."""
@@ -97,7 +105,7 @@ def _tcp(copy: socket.socket) -> list[socket.socket]:
 
 def pace(connection: socket.socket, bytes_per_s: float) -> bool:
     """Let the kernel send no faster than this, bytes / s; False if it cannot."""
-    rate = min(max(round(bytes_per_s), 10_000), (1 << 32) - 1)
+    rate = min(max(round(bytes_per_s), 10_000), (1 << 31) - 1)
     try:
         connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)
@@ -113,6 +121,13 @@ def use_congestion_control(connection: socket.socket, name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def default_congestion_control() -> str:
+    """What the kernel gives a connection unasked; empty if it does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    return ""
 
 
 def begin_anew(connection: socket.socket, name: str) -> None:

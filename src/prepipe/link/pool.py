@@ -1,0 +1,307 @@
+"""Keeps a link's connections open all night; one thread looks after them.
+
+It opens what is missing, gives a silent one's chunks to the others, closes it when another has
+taken its place, and says so when waiting is vain.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from prepipe import config
+from prepipe.errors import LinkError
+from prepipe.link import openssh
+from prepipe.link.connection import Connection, State, our_fault
+from prepipe.link.dealer import Dealer, Transfer
+from prepipe.link.openings import Openings
+from prepipe.link.protocol import CHUNK_BYTES
+from prepipe.link.speed import Speed
+from prepipe.link.tuning import Tuning
+
+__all__ = ["Pool"]
+
+_TICK_S = 0.1
+_SILENT_S = 3.0
+_SKEW_S = 5.0
+_GOODBYE_S = 1.0
+_ALIVE = 5, 6
+"""ssh gives a connection up after 30 s without an answer."""
+_FEW_TRIES = 3
+
+
+class Pool:
+    """The connections of a link.
+
+    Parameters
+    ----------
+    settings : config.Link
+    dealer : Dealer
+    tuning : Tuning
+    notice : callable
+        Told what cannot be had and what is done instead: a keyword, and a sentence.
+
+    Attributes
+    ----------
+    connections : tuple of Connection
+        Those that are not over.
+    trouble : str
+        What went wrong last, in a sentence; empty once one is open again.
+    acknowledged_bytes : int
+        Over all connections there ever were, as of the last look.
+    speed : Speed
+        Of that.
+    """
+
+    def __init__(
+        self,
+        settings: config.Link,
+        dealer: Dealer,
+        tuning: Tuning,
+        notice: Callable[[str, str], object],
+    ) -> None:
+        self._settings = settings
+        self._dealer = dealer
+        self._tuning = tuning
+        self._notice = notice
+        self._where = openssh.where(settings)
+        self._cipher: list[str] = []
+        self._openings = Openings(settings.timeout_s)
+        self._attention = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._welcomed: set[Connection] = set()
+        self._past_bytes = 0
+        self._shared = False
+        self._down_since = float("-inf")
+        self._verdict_at = float("-inf")
+        self._refusals = 0
+        self._broken = ""
+        self.speed = Speed()
+        self.connections: tuple[Connection, ...] = ()
+        self.trouble = ""
+        self.acknowledged_bytes = 0
+
+    def open(self) -> None:
+        """Begin to connect, if that has not begun; nothing is waited for."""
+        with self._starting:
+            if self._thread is None and not self._closing.is_set():
+                self._down_since = time.monotonic()
+                self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Close all connections; those that do not end by themselves soon are killed."""
+        with self._starting:
+            self._closing.set()
+        self._dealer.give_up(self.why_give_up)
+        self._attention.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        for each in self.connections:
+            each.leave()
+        until = time.monotonic() + _GOODBYE_S
+        for each in self.connections:
+            each.wait(until)
+        for each in self.connections:
+            each.abandon()
+        for each in self.connections:
+            each.wait(until + _GOODBYE_S)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing will be sent any more."""
+        return self._closing.is_set()
+
+    def healthy(self) -> list[Connection]:
+        """Connections that are open and heard, as of this moment."""
+        return [each for each in self.connections if each.state is State.OPEN]
+
+    def wake(self) -> None:
+        """Connections may have something to do."""
+        for each in self.connections:
+            each.wake()
+
+    def why_vain(self, since: float) -> str:
+        """Why it is vain to wait any longer, in a sentence; empty if it is not.
+
+        Parameters
+        ----------
+        since : float
+            When the wait began, s.
+        """
+        if self._closing.is_set():
+            return f"{self._where}: {self._broken or 'the link was closed'}"
+        if self.healthy():
+            return ""
+        down_s = time.monotonic() - max(since, self._down_since)
+        if self._verdict_at >= since or down_s > self._settings.timeout_s:
+            return f"{self._where}: {self.trouble or f'no answer within {down_s:.0f} s'}"
+        return ""
+
+    def why_give_up(self, transfer: Transfer) -> str:
+        """Why a file will not get there, in a sentence; empty if it may."""
+        whole_s = time.monotonic() - transfer.whole_since
+        if whole_s > self._settings.timeout_s:
+            return (
+                f"{self._where}: all of {transfer.offer.name} is there, but for {whole_s:.0f} s it "
+                "was not verified and committed; see the disk of the landing directory"
+            )
+        return self.why_vain(transfer.added)
+
+    def _run(self) -> None:
+        try:
+            self._cipher = openssh.cipher_options(self._settings)
+            while not self._closing.is_set():
+                self._look_after()
+                self._attention.wait(_TICK_S)
+                self._attention.clear()
+        except Exception as error:
+            self._broken = our_fault(error)
+            self._closing.set()
+            self._dealer.give_up(self.why_give_up)
+
+    def _look_after(self) -> None:
+        now = time.monotonic()
+        self._count(now)
+        for each in self.connections:
+            self._look_at(each, now)
+        self._retire_surplus()
+        healthy = self.healthy()
+        self._tuning.share_out(healthy)
+        self._tuning.follow(now, self.acknowledged_bytes)
+        self._open_what_is_missing(now, len(healthy))
+        self._note_whether_down(now, bool(healthy))
+        self._dealer.give_up(self.why_give_up)
+
+    def _count(self, now: float) -> None:
+        acknowledged = sum(each.acknowledged_bytes for each in self.connections)
+        self.acknowledged_bytes = self._past_bytes + acknowledged
+        self.speed.note(now, self.acknowledged_bytes)
+
+    def _look_at(self, connection: Connection, now: float) -> None:
+        match connection.state:
+            case State.OVER:
+                self._note_end(connection, now)
+            case State.OPENING:
+                limit_s = self._openings.limit_s
+                if now - connection.began > limit_s:
+                    connection.give_up(
+                        f"no prepipe has answered there within {limit_s:.0f} s; see whether the "
+                        f"network is up, and what `ssh {self._where}` says"
+                    )
+            case State.OPEN if connection not in self._welcomed:
+                self._note_open(connection)
+            case State.OPEN if connection.silent_s() > self._patience_s(connection):
+                connection.pause()
+            case State.LEAVING if connection.silent_s() > self._patience_s(connection):
+                connection.abandon()
+
+    def _patience_s(self, connection: Connection) -> float:
+        """How long an answer may take: a lost packet, and on a slow line a chunk, take theirs."""
+        chunk_s = CHUNK_BYTES / connection.share if connection.share else 0.0
+        return max(_SILENT_S, 8 * connection.least_rtt_s, 4 * chunk_s)
+
+    def _note_open(self, connection: Connection) -> None:
+        self._welcomed.add(connection)
+        self._openings.note_opened(connection.opened_at - connection.began)
+        self._refusals = 0
+        self.trouble = ""
+        self._tuning.begin(connection)
+        self._compare_clocks(connection)
+
+    def _compare_clocks(self, connection: Connection) -> None:
+        ahead_s = connection.skew_s
+        if abs(ahead_s) > _SKEW_S:
+            self._notice(
+                "clock",
+                f"the clock of {self._where} is {abs(ahead_s):.0f} s "
+                f"{'ahead' if ahead_s > 0 else 'behind'}: latencies will be wrong; see that both "
+                "ends keep time (chrony, ntpd)",
+            )
+
+    def _retire_surplus(self) -> None:
+        """Enough are healthy: those that are silent, or came too late, are not needed."""
+        healthy = self.healthy()
+        if len(healthy) < self._tuning.wanted:
+            return
+        for each in healthy[self._tuning.wanted :]:
+            each.leave()
+        for each in self.connections:
+            if each.state in (State.SILENT, State.OPENING):
+                each.abandon()
+
+    def _open_what_is_missing(self, now: float, healthy: int) -> None:
+        opening = sum(each.state is State.OPENING for each in self.connections)
+        missing = self._tuning.wanted - healthy - opening
+        if not self._openings.is_time(now, missing, opening, healthy):
+            return
+        self._openings.note_begun(now)
+        try:
+            fresh = Connection(self._command(), self._dealer, self._attention.set)
+        except LinkError as error:
+            self._note_failure(now, now, str(error), passing=True)
+        else:
+            self.connections = (*self.connections, fresh)
+
+    def _command(self) -> list[str]:
+        options = openssh.base_options(self._settings, self._openings.connect_s, *_ALIVE)
+        options += [*openssh.pool_options(shared=self._shared), *self._cipher]
+        return ["ssh", *options, "--", self._settings.host, openssh.far_command(self._settings)]
+
+    def _note_end(self, connection: Connection, now: float) -> None:
+        self.connections = tuple(each for each in self.connections if each is not connection)
+        self._past_bytes += connection.acknowledged_bytes
+        self._welcomed.discard(connection)
+        if connection.is_unwanted:
+            return
+        ending = connection.ending
+        told = ending.told(self._where)
+        if connection.opened_at:
+            self._note_loss(connection, now, told)
+        elif not (ending.wants_login and self._share_users_own()):
+            self._note_failure(now, connection.began, told, ending.is_passing)
+
+    def _note_loss(self, connection: Connection, now: float, told: str) -> None:
+        self._openings.note_lost(now, connection.opened_at)
+        if not self.healthy():
+            self.trouble = told
+        if connection.ending.fault:
+            self._notice("fault", f"{self._where}: {told}; a new connection is opened")
+
+    def _note_failure(self, now: float, began: float, told: str, passing: bool) -> None:
+        self._openings.note_failed(now, began, passing)
+        if self.healthy():
+            self._refusals += 1
+            if self._refusals == _FEW_TRIES:
+                self._notice(
+                    "fewer",
+                    f"{self._where}: only {len(self.healthy())} of {self._tuning.wanted} "
+                    f"connections can be opened: {told}",
+                )
+            return
+        self.trouble = told
+        if not (passing and self._openings.ever):
+            self._verdict_at = now
+
+    def _share_users_own(self) -> bool:
+        """Where only the user's own open connection gets in, go through that one."""
+        if self._shared or not openssh.has_shared_connection(self._settings):
+            return False
+        self._shared = True
+        self._tuning.share_one()
+        self._notice(
+            "shared",
+            f"{self._where}: only your own shared connection (ControlMaster) gets in; all packets "
+            "go through that one, which is slower",
+        )
+        return True
+
+    def _note_whether_down(self, now: float, up: bool) -> None:
+        if up:
+            self._down_since = float("inf")
+        elif self._down_since == float("inf"):
+            self._down_since = now
