@@ -50,6 +50,7 @@ class PrivateSshd:
         self._process: subprocess.Popen[bytes] | None = None
         self.trust_host()
         (directory / "authorized_keys").write_bytes((directory / "user_key.pub").read_bytes())
+        (directory / "home").mkdir()
         (directory / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress {address}\nHostKey {self.host_key}\n"
             f"PidFile none\nAuthorizedKeysFile {directory}/authorized_keys\n"
@@ -57,7 +58,9 @@ class PrivateSshd:
             "StrictModes no\nSubsystem sftp internal-sftp\n"
             # the prepipe under test, for a far end that is asked to run one
             f'SetEnv "PATH={Path(sys.executable).parent}:{os.environ["PATH"]}" '
-            f'"PYTHONPATH={Path(prepipe.__file__).parents[1]}"\n'
+            f'"PYTHONPATH={Path(prepipe.__file__).parents[1]}" '
+            # what this user's shell does when it starts, and how long that takes, is not tested
+            f'"HOME={directory / "home"}"\n'
         )
 
     def trust_host(self) -> None:

@@ -44,7 +44,6 @@ from prepipe.link.protocol import (
     ProtocolError,
     Refused,
     Welcome,
-    bitmap,
     chunk_count,
     frame,
     from_bitmap,
@@ -191,7 +190,6 @@ class FarEnd:
             return
         count = chunk_count(offer.size)
         if offer.place == TRIAL:
-            self._say(Has(offer.id, bitmap(set(), count)))
             return
         try:
             partial = self._partial_for(offer)

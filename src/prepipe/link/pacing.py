@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -121,19 +122,20 @@ class RateFinder:
     """
 
     _FULL = 0.93
-    _SHORT = 0.8
+    _ROOM = 1.02
     _MORE = 1.15
     _LEAST = 2.0
     _SHORT_SPELLS = 3
-    _REST = 10
-    """Spells between a try that failed and the next."""
+    _FIRST_REST, _LONGEST_REST = 2, 16
+    """Spells between a try that failed and the next; twice as many after each."""
 
     def __init__(self, rate: float = 50.0) -> None:
         self.rate = rate
         self._starting = True
         self._before_try: float | None = None
-        self._short = 0
+        self._took: list[float] = []
         self._rest = 0
+        self._next_rest = self._FIRST_REST
 
     def note(self, acknowledged_bytes: float, seconds: float) -> bool:
         """Take into account what was acknowledged in a spell with always more to send.
@@ -144,26 +146,43 @@ class RateFinder:
             Whether the rate changed.
         """
         took = acknowledged_bytes * 8e-6 / seconds * HEADERS
-        rate = self.rate
-        full = took >= self._FULL * rate
-        if self._starting:
-            self._starting = full
-            self.rate = 2 * rate if full else took
-        elif self._before_try is not None and not full:
-            self.rate, self._rest = max(self._before_try, took), self._REST
-            self._before_try = None
-        elif full and self._rest <= 0:
-            self._before_try, self.rate = rate, self._MORE * rate
+        before = self.rate
+        if took >= self._FULL * before:
+            self._took.clear()
+            self._note_full()
         else:
-            self._before_try = None
-            self._follow(took)
-        self.rate = max(self.rate, self._LEAST)
-        return self.rate != rate
-
-    def _follow(self, took: float) -> None:
-        """Rest after a try that failed; go down when the line takes less for some time."""
+            self._took.append(took)
+            self._note_less()
         self._rest -= 1
-        self._short = self._short + 1 if took < self._SHORT * self.rate else 0
-        if self._short >= self._SHORT_SPELLS:
-            self._short = 0
-            self.rate = took * self._MORE
+        self.rate = max(self.rate, self._LEAST)
+        return self.rate != before
+
+    def _note_full(self) -> None:
+        """The line took all: give it more, if it is time for that."""
+        if self._starting:
+            self.rate *= 2
+            return
+        if self._before_try is not None:
+            self._next_rest = self._FIRST_REST
+        self._before_try = None
+        if self._rest <= 0:
+            self._before_try = self.rate
+            self.rate *= self._MORE
+
+    def _note_less(self) -> None:
+        """The line took less: one spell may have been bad, several tell its rate."""
+        if self._before_try is not None:
+            self.rate, self._before_try = self._before_try, None
+            self._rest = self._next_rest
+            self._next_rest = min(2 * self._next_rest, self._LONGEST_REST)
+            self._took.clear()
+        elif self._starting and len(self._took) == 2:
+            self._starting = False
+            self._settle()
+        elif len(self._took) >= self._SHORT_SPELLS:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep to what the line takes."""
+        self.rate = self._ROOM * statistics.median(self._took)
+        self._took.clear()

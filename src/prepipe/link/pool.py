@@ -172,7 +172,8 @@ class Pool:
         self._retire_surplus()
         healthy = self.healthy()
         self._tuning.share_out(healthy)
-        self._tuning.follow(now, self.acknowledged_bytes)
+        complete = len(healthy) >= self._tuning.wanted
+        self._tuning.follow(now, self.acknowledged_bytes, complete=complete)
         self._open_what_is_missing(now, len(healthy))
         self._note_whether_down(now, bool(healthy))
         self._dealer.give_up(self.why_give_up)

@@ -27,7 +27,7 @@ from prepipe.link.connection import Connection
 from prepipe.link.dealer import Dealer
 from prepipe.link.outgoing import Outgoing
 from prepipe.link.pool import Pool
-from prepipe.link.protocol import Welcome
+from prepipe.link.protocol import TRIAL, Welcome
 from prepipe.link.sockets import SocketState, state_of
 from prepipe.link.tuning import Tuning
 
@@ -167,7 +167,8 @@ class SshLink:
 
     def _bring_over(self, packet: Outgoing, urgency: int, place: str) -> None:
         # what another run or another try began may be there in parts
-        ask_first = packet.changed_at < self._began or packet.checksum in self._unfinished
+        known = packet.changed_at < self._began or packet.checksum in self._unfinished
+        ask_first = known and place != TRIAL
         self._unfinished.add(packet.checksum)
         transfer = self._dealer.add(packet, place=place, urgency=urgency, ask_first=ask_first)
         try:
