@@ -131,6 +131,9 @@ def _pushes(site: Site) -> str:
 
 
 def _show_pushed(display: Display, event: telescope.Event, *, once: bool) -> None:
+    if event.what == "complete" and event.key is not None:
+        display.conclude(event.key.exposure, event.text)
+        return
     if event.key is not None:
         display.touch(event.key.exposure)
     if event.what in TOLD_AT_ONCE or (event.what in TOLD_AT_THE_END and not once):

@@ -32,7 +32,7 @@ from prepipe.telescope.far_side import FarSide
 from prepipe.telescope.obstacle import Obstacle, is_obstacle, pause_after
 from prepipe.telescope.pack import Packer
 from prepipe.telescope.queue import urgency
-from prepipe.telescope.report import Event, Failure, Happening, Report, unexpected
+from prepipe.telescope.report import Event, Failure, Happening, Report, transfer_line, unexpected
 from prepipe.telescope.schedule import Schedule
 
 __all__ = ["Traffic"]
@@ -75,6 +75,7 @@ class Traffic:
         self.report = Report()
         self.fatal: ConfigError | None = None
         self._settings = site.push
+        self._rate = site.link.rate
         self._poll_s = site.telescope.poll_s
         self._journal = journal
         self._link = link
@@ -95,6 +96,7 @@ class Traffic:
     def __enter__(self) -> Traffic:
         self._parting = False
         self._carrier.tidy()
+        self._journal.close_accounts()
         for threads in (self._packers, self._senders, self._far_side):
             self._threads.enter_context(threads)
         return self
@@ -268,6 +270,16 @@ class Traffic:
                 seconds=carried.latency_s,
             )
         )
+        self._close_account(row)
+
+    def _close_account(self, row: CcdRow) -> None:
+        """Tell how an exposure crossed, once nothing of it waits any more."""
+        if self._schedule.is_busy_with(row):
+            return
+        transfer = self._journal.close_account(row.key.camera, row.key.exposure)
+        if transfer is not None:
+            text = transfer_line(row.exposure, transfer, self._rate)
+            self._tell(Event(Happening.COMPLETE, text, key=row.key, path=row.raw))
 
     def _fail(self, row: CcdRow, error: Exception) -> None:
         known = isinstance(error, PrepipeError)
@@ -285,6 +297,8 @@ class Traffic:
             self.report.failures.append(Failure(str(row.key), reason))
         what = Happening.QUARANTINED if given_up else Happening.FAILED
         self._tell(Event(what, reason, key=row.key, path=row.raw))
+        if given_up:
+            self._close_account(row)
 
     def _meet(self, crew: Crew, error: Exception) -> bool:
         """Something is in the way of everything that a crew does."""
