@@ -23,6 +23,8 @@ class Happening(StrEnum):
     """A CCD is at the far side."""
     COMPLETE = "complete"
     """All of an exposure that can be sent is at the far side."""
+    TAKEN_OVER = "taken over"
+    """An exposure that another host began is this one's now."""
     FAILED = "failed"
     """A CCD or file could not be worked on; it is tried again."""
     QUARANTINED = "quarantined"
