@@ -58,6 +58,15 @@ class Telescope(_Section):
     give_up_s: float = Field(
         120.0, ge=0, description="a file that stays incomplete this long is quarantined"
     )
+    share: Path | None = Field(
+        None,
+        examples=["/data_shared/prepipe"],
+        description="directory that all hosts see which send from this raw directory to the same "
+        "cluster: they divide the exposures; unset if there is one host",
+    )
+    takeover_s: float = Field(
+        60.0, ge=1, description="share: exposures of a host that is silent this long are taken over"
+    )
 
 
 class Pack(_Section):

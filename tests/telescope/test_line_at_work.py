@@ -142,6 +142,24 @@ def test_a_question_to_a_dead_line_does_not_hold_up_packing_nor_a_stop(
     assert telescope.stages() == {Stage.PACKED: 3}
 
 
+def test_an_exposure_that_is_through_is_told_once_with_what_crossed(
+    telescope: Telescope,
+) -> None:
+    telescope.configure(link={"rate": 100.0})
+    for number in (1, 2):
+        write_raw(telescope.raw, number)
+    telescope.push()
+    told = sorted(telescope.told(Happening.COMPLETE))
+    assert len(told) == 2
+    for number, line in enumerate(told, start=1):
+        assert line.startswith(f"exposure {number} Prime, field 1 g: 3 sent, ")
+        assert line.endswith(" of the rate")
+    accounts = {account.exposure: account for account in telescope.journal.transfers()}
+    assert accounts.keys() == {1, 2}
+    sizes = {row.key: row.packet_bytes for row in telescope.journal.rows(exposure=1)}
+    assert (accounts[1].ccds, accounts[1].bytes) == (3, sum(sizes.values()))
+
+
 def test_the_journal_knows_the_checksum_of_each_packet(telescope: Telescope) -> None:
     write_raw(telescope.raw, 1)
     telescope.push()

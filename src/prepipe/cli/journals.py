@@ -70,11 +70,13 @@ class Journals:
             end: [file for file in journal.quarantined_files() if _is_about(file.path, exposure)]
             for end, journal in self.present.items()
         }
+        sender = self.telescope
         return night_status(
             rows.get("telescope", ()),
             rows.get("cluster", ()),
             files.get("telescope", ()),
             files.get("cluster", ()),
+            sender.transfers(exposure=exposure, night=night) if sender else (),
         )
 
 

@@ -65,10 +65,18 @@ class Display:
             self._pending.add(exposure)
             self._told.setdefault(exposure, time.monotonic())
 
+    def conclude(self, exposure: int, sentence: str) -> None:
+        """Say how an exposure ended, in the place of its line."""
+        with self._lock:
+            self._pending.discard(exposure)
+            self._told.pop(exposure, None)
+        self.say(sentence)
+
     def say(self, sentence: str) -> None:
         """Say something that should not wait: a failure, trouble."""
         if self._live is not None:
-            self._live.console.print(sentence)
+            # fields of exposures are free text
+            self._live.console.print(printable(sentence), markup=False)
         else:
             _log(sentence)
 

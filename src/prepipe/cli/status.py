@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prepipe.config import Site
     from prepipe.model import Night
     from prepipe.store.status import CcdStatus, ExposureStatus, NightStatus, Spread
+    from prepipe.store.transfers import NightTraffic
 
 __all__ = ["exposure_table", "register", "status_json"]
 
@@ -134,6 +135,7 @@ def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
         "files": found.files,
         "latency_s": found.latency,
         "stages": found.stages,
+        "traffic": [vars(night) | {"night": str(night.night)} for night in found.traffic],
     }
 
 
@@ -310,7 +312,14 @@ def _summary(found: NightStatus) -> str:
             f"; found to calibrated: median {found.latency.p50:.1f} s, "
             f"95 % within {found.latency.p95:.1f} s"
         )
-    return line
+    return "\n".join([line, *map(_traffic, found.traffic)])
+
+
+def _traffic(night: NightTraffic) -> str:
+    return (
+        f"{night.night.ut_name}: {night.exposures} exposures sent, {night.bytes / 1e6:.1f} MB in "
+        f"{night.seconds:.1f} s, {night.mbit_s:.1f} Mbit/s"
+    )
 
 
 def register(app: typer.Typer) -> None:

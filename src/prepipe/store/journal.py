@@ -21,6 +21,13 @@ from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import tables
 from prepipe.store.database import add_missing_columns, open_engine, plain_errors
 from prepipe.store.rows import CcdKey, CcdRow, FileRow, ccd_row, joined
+from prepipe.store.transfers import (
+    TransferRow,
+    close_account,
+    transfer_row,
+    transfers_of,
+    unaccounted,
+)
 
 __all__ = ["Journal"]
 
@@ -349,6 +356,35 @@ class Journal:
         }
         connection.execute(update(tables.ccds).where(tables.ccds.c.id == row_id).values(values))
         _note(connection, key, stage, "released", detail=why)
+
+    def close_account(self, camera: str, exposure: int) -> TransferRow | None:
+        """Write down how an exposure crossed, if it is through; None if it is not."""
+        with self._transaction() as connection:
+            return close_account(connection, camera, exposure)
+
+    def close_accounts(self) -> None:
+        """Do so for every exposure that was through when nobody could write it down."""
+        with self._transaction() as connection:
+            for camera, exposure in unaccounted(connection):
+                close_account(connection, camera, exposure)
+
+    def transfers(
+        self, *, exposure: int | None = None, night: Night | None = None
+    ) -> list[TransferRow]:
+        """How exposures crossed, in the order of time.
+
+        Parameters
+        ----------
+        exposure : int, optional
+            Only this one.
+        night : Night, optional
+            Only this one.
+        """
+        query = transfers_of(number=exposure)
+        if night is not None:
+            query = query.where(tables.transfers.c.night == str(night))
+        with self._reading() as connection:
+            return [transfer_row(found._mapping) for found in connection.execute(query)]
 
     def known_file(self, path: Path, size: int, mtime_ns: int) -> bool:
         """Whether a file was dealt with in just this state."""

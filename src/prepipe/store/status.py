@@ -15,6 +15,7 @@ import numpy as np
 
 from prepipe.model import Colour, Exposure, Stage
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
+from prepipe.store.transfers import NightTraffic, TransferRow, night_traffic
 
 __all__ = [
     "CcdStatus",
@@ -178,6 +179,8 @@ class NightStatus:
     latency : Spread or None
         From found to calibrated, s.
     stages : tuple of StageLatency
+    traffic : tuple of NightTraffic
+        What crossed, newest night first.
     """
 
     exposures: tuple[ExposureStatus, ...]
@@ -185,6 +188,7 @@ class NightStatus:
     files: tuple[FileStatus, ...]
     latency: Spread | None
     stages: tuple[StageLatency, ...]
+    traffic: tuple[NightTraffic, ...] = ()
 
     @property
     def totals(self) -> dict[Stage, int]:
@@ -198,6 +202,7 @@ def night_status(
     cluster: Iterable[CcdRow] = (),
     telescope_files: Iterable[FileRow] = (),
     cluster_files: Iterable[FileRow] = (),
+    transfers: Iterable[TransferRow] = (),
 ) -> NightStatus:
     """See both ends' journals as one.
 
@@ -207,6 +212,8 @@ def night_status(
         What each end knows; either may be empty.
     telescope_files, cluster_files : iterable of FileRow
         Files in quarantine at each end.
+    transfers : iterable of TransferRow
+        How exposures crossed.
     """
     there = {row.key: row for row in cluster}
     here = {row.key: row for row in telescope}
@@ -221,6 +228,7 @@ def night_status(
         files=tuple(sorted(files, key=lambda file: -file.at)),
         latency=Spread.of(latencies),
         stages=_stage_latencies(ccds),
+        traffic=night_traffic(transfers),
     )
 
 

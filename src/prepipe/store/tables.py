@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["ccds", "events", "exposures", "files", "library", "masters", "metadata"]
+__all__ = ["ccds", "events", "exposures", "files", "library", "masters", "metadata", "transfers"]
 
 metadata = MetaData()
 library = MetaData()
@@ -96,6 +96,20 @@ events = Table(
     Column("outcome", String(20), nullable=False),
     Column("seconds", Float),
     Column("detail", Text, nullable=False, default=""),
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night", String(10), nullable=False),
+    Column("camera", String(40), nullable=False),
+    Column("exposure", BigInteger, nullable=False),
+    Column("ccds", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("began", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Index("transfers_by_exposure", "exposure"),
 )
 
 masters = Table(

@@ -138,6 +138,12 @@ class Carrier:
         self._remove(packet)
         return Carried(row.packet_bytes, already_there, time.time() - (row.found_at or time.time()))
 
+    def leave(self, row: CcdRow, to: str) -> None:
+        """Note that a CCD is at the far side, though it was not sent from here."""
+        self._journal.advance(row.key, Stage.SENT, reason=f"sent by {to}" if to else "")
+        if row.packet:
+            self._remove(self._directory / row.packet)
+
     def unpack(self, row: CcdRow) -> None:
         """Let a packed CCD wait to be packed again, to have room for others."""
         self._journal.return_to(row.key, Stage.FOUND, "its packet made room for a newer one")

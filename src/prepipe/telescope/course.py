@@ -55,6 +55,7 @@ class Course:
         self._answer: int | None = None
         self._nothing_left = False
         self._next_question = 0.0
+        self._look_again = float("inf")
         self._not_before: dict[CcdKey, float] = {}
 
     @property
@@ -62,10 +63,17 @@ class Course:
         """Whether nothing waits that the method wants to leave."""
         return self._nothing_left and not self._is_old and self._answer is None
 
-    def change(self) -> None:
+    def change(self, *, at_once: bool = True) -> None:
         """Ask anew, for something has changed that the order does not know of."""
         self._is_old = True
-        self._next_question = 0.0
+        if at_once:
+            self._next_question = 0.0
+
+    def leave_to_others(self, seconds: float) -> None:
+        """Ask anew after some time, for others have what comes next; then of the whole backlog."""
+        self._look_again = self._clock() + seconds
+        if self._asks_far_side:
+            self._next_question = self._look_again
 
     def let_rest(self, key: CcdKey, seconds: float) -> None:
         """Leave a CCD out for some time."""
@@ -100,12 +108,13 @@ class Course:
         if self._clock() < self._next_question:
             return False
         wants_more = self._schedule.idle if self._asks_far_side else self._schedule.wants_more
-        return self._is_old or wants_more
+        return self._is_old or wants_more or self._clock() >= self._look_again
 
     def _ask(self) -> None:
         waiting = self._waiting()
         ready = [row for row in waiting if not self._rests(row)]
         sent = self._journal.rows(Stage.SENT) if self._asks_far_side else []
+        self._look_again = float("inf")
         order = in_order(self._settings, ready, sent, self._far_side.held)
         self._schedule.renew(order, self._journal.newest_start())
         if self._answer is None:
@@ -120,7 +129,9 @@ class Course:
         if self._settings.method not in (Method.BATCH, Method.SERIAL):
             return self._journal.rows(Stage.FOUND, Stage.PACKED)
         found = self._journal.rows(Stage.FOUND, limit=_HORIZON)
-        if len(found) == _HORIZON and all(self._is_occupied(row) for row in found):
+        others_have_some = self._look_again < float("inf")
+        in_vain = others_have_some or all(self._is_occupied(row) for row in found)
+        if len(found) == _HORIZON and in_vain:
             found = self._journal.rows(Stage.FOUND)
         return found + self._journal.rows(Stage.PACKED)
 

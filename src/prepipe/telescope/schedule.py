@@ -84,6 +84,11 @@ class Schedule:
         """Whether a CCD is being packed or sent."""
         return key in self.packing or key in self.sending
 
+    def is_busy_with(self, row: CcdRow) -> bool:
+        """Whether something of a CCD's exposure is packed or under way."""
+        number = row.key.camera, row.key.exposure
+        return any((other.key.camera, other.key.exposure) == number for other in self._in_work())
+
     def put_back(self, row: CcdRow) -> None:
         """Let a CCD wait for its next step, before those that come after it in the order."""
         if row.stage is Stage.PACKED:

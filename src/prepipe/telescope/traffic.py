@@ -23,16 +23,17 @@ from prepipe.errors import (
     TransientError,
 )
 from prepipe.link.base import Link
-from prepipe.model import Stage
+from prepipe.model import Exposure, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 from prepipe.telescope.carry import Carried, Carrier
+from prepipe.telescope.claims import Alone, Claims, Standing, open_claims
 from prepipe.telescope.course import Course
 from prepipe.telescope.crew import Crew
 from prepipe.telescope.far_side import FarSide
 from prepipe.telescope.obstacle import Obstacle, is_obstacle, pause_after
 from prepipe.telescope.pack import Packer
-from prepipe.telescope.queue import urgency
-from prepipe.telescope.report import Event, Failure, Happening, Report, unexpected
+from prepipe.telescope.queue import packet_name, urgency
+from prepipe.telescope.report import Event, Failure, Happening, Report, transfer_line, unexpected
 from prepipe.telescope.schedule import Schedule
 
 __all__ = ["Traffic"]
@@ -75,6 +76,7 @@ class Traffic:
         self.report = Report()
         self.fatal: ConfigError | None = None
         self._settings = site.push
+        self._rate = site.link.rate
         self._poll_s = site.telescope.poll_s
         self._journal = journal
         self._link = link
@@ -90,11 +92,17 @@ class Traffic:
             site.push, journal, self._far_side, self._schedule, self._poll_s, self._clock
         )
         self._parting = False
+        self._telescope = site.telescope
+        self._claims: Claims = Alone()
+        self._inherited: dict[Exposure, int] = {}
         self._threads = ExitStack()
 
     def __enter__(self) -> Traffic:
         self._parting = False
+        self._claims = open_claims(self._telescope)
         self._carrier.tidy()
+        self._journal.close_accounts()
+        self._threads.enter_context(self._claims)
         for threads in (self._packers, self._senders, self._far_side):
             self._threads.enter_context(threads)
         return self
@@ -165,15 +173,18 @@ class Traffic:
             self._course.keep()
             self._start_sending()
             self._start_packing()
+        except LinkError as error:
+            self._meet(self._senders, error)
         except TransientError as error:
-            self._meet(self._senders if isinstance(error, LinkError) else self._packers, error)
+            self._meet(self._packers, error)
+            self._course.change(at_once=False)
 
     def _start_packing(self) -> None:
         while self._packers.has_room:
             while in_the_way := self._schedule.in_the_way():
                 self._carrier.unpack(in_the_way)
                 self._course.change()
-            row = self._schedule.next_to_pack()
+            row = self._next_of_ours(self._schedule.next_to_pack)
             if row is None:
                 if not self._packers.under_way and self._schedule.wants_more:
                     self._clear(self._packers)
@@ -193,11 +204,44 @@ class Traffic:
         blocked = self._senders.obstacle.blocks or self._far_side.is_wanted
         if self._schedule.idle and not blocked:
             self._clear(self._senders)
-        while self._senders.has_room and (row := self._schedule.next_to_send()):
+        while self._senders.has_room and (row := self._next_of_ours(self._schedule.next_to_send)):
             self._schedule.sending[row.key] = row
             held = self._far_side.held.get(row.packet)
             rank = urgency(self._settings, row)
             self._senders.begin(row, self._carrier.send, row.key, rank, held)
+
+    def _next_of_ours(self, take: Callable[[], CcdRow | None]) -> CcdRow | None:
+        """The next CCD that is this host's, and that the far side has not got from another."""
+        while (row := take()) is not None:
+            standing = self._claims.take(row.exposure, again=row.sent_at is not None)
+            if not standing.ours:
+                self._leave_to_others(row, standing)
+                continue
+            if not standing.inherited:
+                return row
+            if not self._far_side_was_asked_since(row, standing):
+                self._schedule.put_back(row)
+                return None
+            if row.sent_at is not None or packet_name(row) not in self._far_side.held:
+                return row
+            self._carrier.leave(row, standing.owner)
+            self._note_sent(row, Carried(row.packet_bytes, already_there=True, latency_s=0.0))
+        return None
+
+    def _leave_to_others(self, row: CcdRow, standing: Standing) -> None:
+        if standing.done:
+            self._carrier.leave(row, standing.owner)
+        else:
+            self._course.leave_to_others(self._claims.look_again_s)
+
+    def _far_side_was_asked_since(self, row: CcdRow, standing: Standing) -> bool:
+        """Whether it is known what arrived of an exposure before it was this host's."""
+        if standing.owner or row.exposure not in self._inherited:
+            self._inherited[row.exposure] = self._far_side.want()
+            if standing.owner and row.sent_at is None:
+                text = f"exposure {row.exposure.number} from {standing.owner}"
+                self._tell(Event(Happening.TAKEN_OVER, text, key=row.key, path=row.raw))
+        return self._far_side.answered >= self._inherited[row.exposure]
 
     def pause(self, seconds: float, stop: threading.Event) -> None:
         """Wait for something to finish, or until an obstacle is to be tried again."""
@@ -268,6 +312,21 @@ class Traffic:
                 seconds=carried.latency_s,
             )
         )
+        self._conclude(row)
+
+    def _conclude(self, row: CcdRow) -> None:
+        """Once nothing of an exposure waits any more, say so to others, and how it crossed."""
+        number = row.key.exposure
+        waits = self._schedule.is_busy_with(row) or self._journal.rows(
+            Stage.FOUND, Stage.PACKED, exposure=number, limit=1
+        )
+        if waits:
+            return
+        self._claims.finish(row.exposure)
+        transfer = self._journal.close_account(row.key.camera, row.key.exposure)
+        if transfer is not None:
+            text = transfer_line(row.exposure, transfer, self._rate)
+            self._tell(Event(Happening.COMPLETE, text, key=row.key, path=row.raw))
 
     def _fail(self, row: CcdRow, error: Exception) -> None:
         known = isinstance(error, PrepipeError)
@@ -285,6 +344,8 @@ class Traffic:
             self.report.failures.append(Failure(str(row.key), reason))
         what = Happening.QUARANTINED if given_up else Happening.FAILED
         self._tell(Event(what, reason, key=row.key, path=row.raw))
+        if given_up:
+            self._conclude(row)
 
     def _meet(self, crew: Crew, error: Exception) -> bool:
         """Something is in the way of everything that a crew does."""
