@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import xxhash
 
 from prepipe.errors import LinkError
+from prepipe.link.base import PLACES
 
 __all__ = [
     "CHUNK_BYTES",
@@ -153,7 +154,7 @@ class Offer(_Json):
         _require(isinstance(self.name, str), "name")
         _require(_is_count(self.size, MAX_FILE_BYTES) and self.size > 0, "size")
         _require(isinstance(self.checksum, str) and _CHECKSUM.fullmatch(self.checksum), "checksum")
-        _require(self.place in ("", "archive"), "place")
+        _require(self.place in PLACES, "place")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from prepipe.errors import LinkError
 from prepipe.files import content_checksum, storage_errors
 from prepipe.link import openssh
 from prepipe.link.advice import advice, is_passing
-from prepipe.link.base import Held
+from prepipe.link.base import Held, known_place
 from prepipe.link.connection import Connection
 from prepipe.link.dealer import Dealer, Transfer
 from prepipe.link.pacing import RateFinder, bytes_per_s, connections_for, overdue_after, window_for
@@ -159,18 +159,19 @@ class SshLink:
         urgency : int
             Of several under way the highest goes first, chunk by chunk.
         place : str
-            Empty, or ``archive`` for an original.
+            Empty, or ``archive`` for an original; the far side is asked first what it has of it.
 
         Raises
         ------
         PacketError
-            If the file has no packet's name.
+            If the file has no packet's name, or there is no such place.
         StorageError
             If the far side's disk is full, or the packet vanished here.
         LinkError
             If the far side cannot be reached, or does not take the packet.
         """
         parse_name(packet.name)
+        known_place(place)
         self.open()
         with storage_errors(packet):
             descriptor = os.open(packet, os.O_RDONLY | os.O_CLOEXEC)
@@ -180,8 +181,7 @@ class SshLink:
                 status = os.fstat(descriptor)
                 checksum = content_checksum(packet)
             offer = Offer(0, packet.name, status.st_size, checksum, place)
-            # what another run or another try began may be there in parts
-            ask_first = status.st_mtime < self._opened_at or checksum in self._unfinished
+            ask_first = bool(place) or self._may_be_known(status.st_mtime, checksum)
             self._unfinished.add(checksum)
             transfer = self._dealer.add(packet, descriptor, offer, urgency, ask_first)
             self._wait_for(transfer)
@@ -194,6 +194,10 @@ class SshLink:
             else:
                 self._dealer.remove(transfer)
                 transfer.close()
+
+    def _may_be_known(self, mtime: float, checksum: str) -> bool:
+        """Whether another run or another try may have begun to send a file."""
+        return mtime < self._opened_at or checksum in self._unfinished
 
     def inventory(self) -> dict[str, Held]:
         """Names, bytes and checksums of the packets there; see `Link.inventory`.
