@@ -41,10 +41,8 @@ def main(root: Path) -> int:
     site = quick_site(root, pack=LOSSY)
     journal = Journal(site.telescope.work / "journal.sqlite")
     link = CountingLink(site.link.landing, root / "sent.log")
-    print("begun", flush=True)
     work = Archive(site, journal, link, load_camera("decam"), clock=lambda: DAY)
     report = work.run(once=True)
-    print(report, flush=True)
     return 1 if report.failures else 0
 
 
