@@ -21,6 +21,7 @@ MODULES = (
     "simulate",
     "packets",
     "run",
+    "archive",
     "receive",
     "link",
     "masters",

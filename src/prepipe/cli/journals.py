@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prepipe.store.status import NightStatus
 
 __all__ = [
+    "ARCHIVE_LOCK",
     "FINISHED",
     "INGEST_LOCK",
     "JOURNAL_NAME",
@@ -28,6 +29,7 @@ __all__ = [
 
 JOURNAL_NAME = "journal.sqlite"
 PUSH_LOCK = "push.lock"
+ARCHIVE_LOCK = "archive.lock"
 INGEST_LOCK = "ingest.lock"
 
 FINISHED = {

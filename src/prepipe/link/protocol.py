@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import xxhash
 
 from prepipe.errors import LinkError
+from prepipe.link.base import PLACES
 
 __all__ = [
     "CHUNK_BYTES",
@@ -157,7 +158,7 @@ class Offer(_Json):
         _require(isinstance(self.name, str), "name")
         _require(_is_count(self.size, MAX_FILE_BYTES) and self.size > 0, "size")
         _require(isinstance(self.checksum, str) and _CHECKSUM.fullmatch(self.checksum), "checksum")
-        _require(self.place in ("", "archive", TRIAL), "place")
+        _require(self.place in (*PLACES, TRIAL), "place")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from prepipe import config
 from prepipe.errors import LinkError
 from prepipe.link import openssh
-from prepipe.link.base import Held
+from prepipe.link.base import ARCHIVE, Held, known_place
 from prepipe.link.connection import Connection
 from prepipe.link.dealer import Dealer
 from prepipe.link.outgoing import Outgoing
@@ -147,17 +147,31 @@ class SshLink:
         urgency : int
             Of several under way the highest goes first, chunk by chunk.
         place : str
-            Empty, or ``archive`` for an original.
+            Empty, or ``archive`` for an original; the far side is asked first what it has of it.
 
         Raises
         ------
         PacketError
-            If the file has no packet's name, or cannot be one.
+            If the file has no packet's name, or there is no such place.
         StorageError
             If the far side's disk is full, or the packet vanished here.
         LinkError
             If the far side cannot be reached, or does not take the packet.
         """
+        known_place(place)
+        self._send(packet, urgency, place)
+
+    def send_in_vain(self, noise: Path) -> None:
+        """Send a file that the far end acknowledges and throws away, to measure the link.
+
+        Raises
+        ------
+        LinkError
+            If the far side cannot be reached.
+        """
+        self._send(noise, 0, TRIAL)
+
+    def _send(self, packet: Path, urgency: int, place: str) -> None:
         outgoing = Outgoing(packet)
         try:
             self.open()
@@ -168,7 +182,7 @@ class SshLink:
     def _bring_over(self, packet: Outgoing, urgency: int, place: str) -> None:
         # what another run or another try began may be there in parts
         known = packet.changed_at < self._began or packet.checksum in self._unfinished
-        ask_first = known and place != TRIAL
+        ask_first = (known or place == ARCHIVE) and place != TRIAL
         self._unfinished.add(packet.checksum)
         transfer = self._dealer.add(packet, place=place, urgency=urgency, ask_first=ask_first)
         try:

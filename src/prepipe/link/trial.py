@@ -15,7 +15,7 @@ from prepipe import config
 from prepipe.errors import LinkError
 from prepipe.link.connection import State
 from prepipe.link.pacing import HEADERS, connections_for
-from prepipe.link.protocol import TRIAL, Welcome
+from prepipe.link.protocol import Welcome
 from prepipe.link.ssh import SshLink
 
 __all__ = ["COUNTS", "Step", "Trial", "try_link"]
@@ -193,7 +193,7 @@ def _measure(link: SshLink, count: int, noise: Path, seconds: float) -> Step:
 
 def _keep_sending(link: SshLink, noise: Path, until: float) -> None:
     while time.monotonic() < until:
-        link.send(noise, place=TRIAL)
+        link.send_in_vain(noise)
 
 
 def _carried(link: SshLink) -> tuple[float, int]:

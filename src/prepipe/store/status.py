@@ -22,6 +22,7 @@ __all__ = [
     "ExposureStatus",
     "FileStatus",
     "NightStatus",
+    "Originals",
     "Spread",
     "StageLatency",
     "night_status",
@@ -64,6 +65,8 @@ class CcdStatus:
         How long the work towards each stage took, s.
     product : str or None
         Path of the calibrated image.
+    archived : bool or None
+        Whether its original is in the archive; None where the packet is as good.
     """
 
     key: CcdKey
@@ -78,6 +81,7 @@ class CcdStatus:
     times: Mapping[Stage, float]
     seconds: Mapping[str, float]
     product: str | None
+    archived: bool | None = None
 
     @property
     def failed(self) -> bool:
@@ -89,6 +93,28 @@ class CcdStatus:
         """From the first sight of it to the calibrated CCD, s."""
         end = self.times.get(Stage.CALIBRATED)
         return None if end is None else end - min(self.times.values())
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Bit-exact originals of CCDs that were sent with a loss.
+
+    Parameters
+    ----------
+    archived : int
+        How many are in the archive.
+    expected : int
+        How many there will be.
+    """
+
+    archived: int
+    expected: int
+
+    @classmethod
+    def of(cls, ccds: Iterable[CcdStatus]) -> Originals:
+        """Originals of some CCDs."""
+        told = [ccd.archived for ccd in ccds if ccd.archived is not None]
+        return cls(sum(told), len(told))
 
 
 @dataclass(frozen=True)
@@ -109,6 +135,11 @@ class ExposureStatus:
         """CCDs of each colour, best first."""
         counts = Counter(ccd.grade for ccd in self.ccds)
         return {colour.value: counts[colour] for colour in Colour if counts[colour]}
+
+    @property
+    def originals(self) -> Originals:
+        """Originals of its CCDs."""
+        return Originals.of(self.ccds)
 
     @property
     def latency_s(self) -> float | None:
@@ -196,6 +227,11 @@ class NightStatus:
         counts = Counter(ccd.stage for exposure in self.exposures for ccd in exposure.ccds)
         return {stage: counts[stage] for stage in Stage if counts[stage]}
 
+    @property
+    def originals(self) -> Originals:
+        """Originals of all exposures together."""
+        return Originals.of(ccd for exposure in self.exposures for ccd in exposure.ccds)
+
 
 def night_status(
     telescope: Iterable[CcdRow] = (),
@@ -250,6 +286,7 @@ def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
         times=_times(there, AT_CLUSTER) | _times(here, AT_TELESCOPE),
         seconds=seconds,
         product=row.reduction.get("product"),
+        archived=here.archived_at is not None if here and here.is_lossy else None,
     )
 
 

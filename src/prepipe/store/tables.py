@@ -66,8 +66,12 @@ ccds = Table(
     Column("reasons", JSON),
     Column("reduction", JSON),
     Column("seconds", JSON),
-    # xxh3-128 of the packet's file; journals made before it was kept get the column when opened.
+    # Journals made before these were kept get the columns when opened.
+    # xxh3-128 of the packet's file.
     Column("file_checksum", String(40), nullable=False, server_default=""),
+    # Of the bit-exact original, where what was sent is not.
+    Column("archived_at", Float),
+    Column("archive_bytes", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("exposure_id", "number"),
     Index("ccds_by_stage", "stage"),
 )

@@ -15,6 +15,7 @@ from prepipe.model import Stage
 from prepipe.store import CcdRow
 
 __all__ = [
+    "archive_urgency",
     "arrived",
     "end_of_night",
     "in_order",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 Exposures = list[list[CcdRow]]
+
+_BEHIND_ALL = 1 << 40
+"""More than seconds since 1970, and than exposures that are listed."""
 
 
 def in_order(
@@ -79,6 +83,11 @@ def urgency(settings: config.Push, row: CcdRow) -> int:
             return -settings.exposures.index(number) if number in settings.exposures else 0
         case _:
             return int(row.exposure.start.timestamp())
+
+
+def archive_urgency(row: CcdRow) -> int:
+    """Of an original: the newest goes first, behind all that a push sends."""
+    return int(row.exposure.start.timestamp()) - _BEHIND_ALL
 
 
 def newest_first(waiting: Sequence[CcdRow]) -> list[CcdRow]:
