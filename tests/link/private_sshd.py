@@ -83,6 +83,13 @@ class PrivateSshd:
             time.sleep(0.02)
         raise RuntimeError((self.directory / "sshd.log").read_text())
 
+    def stop(self) -> None:
+        """Take no new connections; those there are go on."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def kill(self) -> None:
         """Kill the server and the processes of its connections, as a power cut would."""
         import psutil

@@ -48,10 +48,8 @@ class Pool:
         Those that are not over.
     trouble : str
         What went wrong last, in a sentence; empty once one is open again.
-    acknowledged_bytes : int
-        Over all connections there ever were, as of the last look.
     speed : Speed
-        Of that.
+        Of `acknowledged_bytes`.
     """
 
     def __init__(
@@ -82,7 +80,6 @@ class Pool:
         self.speed = Speed()
         self.connections: tuple[Connection, ...] = ()
         self.trouble = ""
-        self.acknowledged_bytes = 0
 
     def open(self) -> None:
         """Begin to connect, if that has not begun; nothing is waited for."""
@@ -116,6 +113,11 @@ class Pool:
         """Whether nothing will be sent any more."""
         return self._closing.is_set()
 
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Over all connections there ever were."""
+        return self._past_bytes + sum(each.acknowledged_bytes for each in self.connections)
+
     def healthy(self) -> list[Connection]:
         """Connections that are open and heard, as of this moment."""
         return [each for each in self.connections if each.state is State.OPEN]
@@ -139,8 +141,14 @@ class Pool:
             return ""
         down_s = time.monotonic() - max(since, self._down_since)
         if self._verdict_at >= since or down_s > self._settings.timeout_s:
-            return f"{self._where}: {self.trouble or f'no answer within {down_s:.0f} s'}"
+            return f"{self._where}: {self.trouble or self._no_answer(down_s)}"
         return ""
+
+    def _no_answer(self, seconds: float) -> str:
+        return (
+            f"no prepipe has answered there within {seconds:.0f} s; see whether the network is up, "
+            f"and what `ssh {self._where}` says"
+        )
 
     def why_give_up(self, transfer: Transfer) -> str:
         """Why a file will not get there, in a sentence; empty if it may."""
@@ -166,7 +174,7 @@ class Pool:
 
     def _look_after(self) -> None:
         now = time.monotonic()
-        self._count(now)
+        self.speed.note(now, self.acknowledged_bytes)
         for each in self.connections:
             self._look_at(each, now)
         self._retire_surplus()
@@ -178,11 +186,6 @@ class Pool:
         self._note_whether_down(now, bool(healthy))
         self._dealer.give_up(self.why_give_up)
 
-    def _count(self, now: float) -> None:
-        acknowledged = sum(each.acknowledged_bytes for each in self.connections)
-        self.acknowledged_bytes = self._past_bytes + acknowledged
-        self.speed.note(now, self.acknowledged_bytes)
-
     def _look_at(self, connection: Connection, now: float) -> None:
         match connection.state:
             case State.OVER:
@@ -190,10 +193,7 @@ class Pool:
             case State.OPENING:
                 limit_s = self._openings.limit_s
                 if now - connection.began > limit_s:
-                    connection.give_up(
-                        f"no prepipe has answered there within {limit_s:.0f} s; see whether the "
-                        f"network is up, and what `ssh {self._where}` says"
-                    )
+                    connection.give_up(self._no_answer(limit_s))
             case State.OPEN if connection not in self._welcomed:
                 self._note_open(connection)
             case State.OPEN if connection.silent_s() > self._patience_s(connection):

@@ -458,9 +458,14 @@ class Frames:
     def __init__(self, greeting: bool = False) -> None:
         self._pending = bytearray()
         self._greeted = not greeting
-        self._noise = 0
-        self.noise = b""
+        self._noise_bytes = 0
+        self._noise = b""
+
+    @property
+    def noise(self) -> bytes:
         """The end of what was said before the greeting."""
+        said = self._noise if self._greeted else self._noise + bytes(self._pending)
+        return said[-2000:]
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take some bytes and give the messages that are complete.
@@ -490,15 +495,15 @@ class Frames:
         """Drop what comes before the greeting; True once that has come."""
         at = self._pending.find(GREETING)
         if at >= 0:
-            self.noise = (self.noise + bytes(self._pending[:at]))[-2000:]
+            self._noise = (self._noise + bytes(self._pending[:at]))[-2000:]
             del self._pending[: at + len(GREETING)]
             self._greeted = True
             return True
         drop = max(0, len(self._pending) - len(GREETING))
-        self.noise = (self.noise + bytes(self._pending[:drop]))[-2000:]
-        self._noise += drop
+        self._noise = (self._noise + bytes(self._pending[:drop]))[-2000:]
+        self._noise_bytes += drop
         del self._pending[:drop]
-        if self._noise > self.NOISE_BYTES:
+        if self._noise_bytes > self.NOISE_BYTES:
             raise ProtocolError("it talks without end, but prepipe does not answer")
         return False
 
