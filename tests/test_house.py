@@ -44,7 +44,7 @@ def imports(path: Path) -> set[str]:
 
 
 FILES = sorted(
-    path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__"
+    path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or not path.stem.startswith("__")
 )
 
 

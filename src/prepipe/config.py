@@ -58,6 +58,15 @@ class Telescope(_Section):
     give_up_s: float = Field(
         120.0, ge=0, description="a file that stays incomplete this long is quarantined"
     )
+    share: Path | None = Field(
+        None,
+        examples=["/data_shared/prepipe"],
+        description="directory that all hosts see which send from this raw directory to the same "
+        "cluster: they divide the exposures; unset if there is one host",
+    )
+    takeover_s: float = Field(
+        60.0, ge=1, description="share: exposures of a host that is silent this long are taken over"
+    )
 
 
 class Pack(_Section):
@@ -79,7 +88,7 @@ class Pack(_Section):
         examples=[5.5e-5],
         description="jpeg2000: or this quantiser step, as a fraction of 65536 ADU",
     )
-    workers: int = Field(2, ge=1, description="CCDs packed and sent at the same time")
+    workers: int = Field(2, ge=1, description="CCDs packed at the same time")
 
     @model_validator(mode="after")
     def _one_target(self) -> Pack:

@@ -20,6 +20,7 @@ __all__ = [
     "Grade",
     "Kind",
     "Layout",
+    "Location",
     "Mark",
     "Night",
     "Packet",
@@ -305,6 +306,22 @@ class Exposure:
     def safe_field(self) -> str:
         """The field's letters, digits, ``+`` and ``-``, as many as a file name can bear."""
         return re.sub(r"[^A-Za-z0-9+-]+", "", self.field)[:64] or "unnamed"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a telescope stands.
+
+    Parameters
+    ----------
+    latitude : float
+        degrees, north positive
+    longitude : float
+        degrees, east positive
+    """
+
+    latitude: float
+    longitude: float
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from prepipe.cameras import load_camera
 from prepipe.errors import ConfigError, HeaderError
-from prepipe.model import Box, Kind
+from prepipe.model import Box, Kind, Location
 
 PLAIN = 'name = "plain"\npixel_scale = 0.5\n'
 
@@ -38,6 +38,18 @@ def test_the_sdss_camera_comes_along(shared_data: Path) -> None:
     assert ccd is not None and ccd.number == 4
     assert (layout.trimmed_shape, layout.bias_level) == ((1489, 2048), 1000.0)
     assert not camera.needs_masters
+
+
+def test_the_telescopes_place_is_that_of_the_description_or_not_known(tmp_path: Path) -> None:
+    assert load_camera(described(tmp_path)).location is None
+    text = PLAIN + "[site]\nlatitude = -30.2\nlongitude = -70.8\n"
+    assert load_camera(described(tmp_path, text)).location == Location(-30.2, -70.8)
+
+
+@pytest.mark.parametrize("site", ["latitude = 10", "latitude = 95\nlongitude = 5"])
+def test_half_a_place_or_none_on_earth_is_wrong(tmp_path: Path, site: str) -> None:
+    with pytest.raises(ConfigError, match="site"):
+        load_camera(described(tmp_path, f"{PLAIN}[site]\n{site}\n"))
 
 
 def test_sections_named_in_the_description_are_cut(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,16 @@ def test_push_once_sends_all_and_exits_with_0(run, site):
     told = json.loads(answer.stdout)
     assert (told["found"], told["sent"], told["waiting"], told["failed"]) == (2, 2, 0, {})
     assert len(list((site.parent / "landing").glob("*.packet"))) == 2
-    assert "exposure 941420 field 1 g: 2 sent" in answer.stderr
+    (line,) = [line for line in answer.stderr.splitlines() if "2 sent" in line]
+    told = r"exposure 941420 field 1 g: 2 sent, 0\.0 MB in \d+\.\d s, \d+\.\d Mbit/s"
+    assert re.search(f"{told}$", line)
+
+
+def test_push_tells_which_part_of_a_known_rate_an_exposure_reached(run, site):
+    with site.open("a") as settings:
+        settings.write("link.rate = 100.0\n")
+    answer = run("push", "--config", site, "--once")
+    assert re.search(r"Mbit/s, \d\.\d\d of the rate$", answer.stderr, re.MULTILINE)
 
 
 def test_both_ends_begin_with_a_line_that_says_what_they_watch(run, site):

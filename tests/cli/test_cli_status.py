@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -86,6 +87,21 @@ def test_status_as_json_for_machines(run, site_file, telescope, cluster, exposur
         "calibrated",
     ]
     assert told["stages"][0]["work"]["p50"] == pytest.approx(0.5)
+
+
+def test_status_tells_what_crossed_in_a_night_and_how_fast(
+    run, site_file, telescope, exposure, ccds
+):
+    for key in telescope.add_exposure(exposure, ccds):
+        telescope.advance(key, Stage.PACKED, packet_bytes=5_000_000)
+        telescope.advance(key, Stage.SENT, 4.0)
+    telescope.close_account(exposure.camera, exposure.number)
+    (night,) = json.loads(run("status", "--config", site_file, "--json").stdout)["traffic"]
+    assert (night["night"], night["exposures"], night["ccds"]) == ("2020-03-05", 1, 2)
+    assert night["bytes"] == 10_000_000
+    assert night["mbit_s"] == pytest.approx(20.0, rel=0.1)
+    shown = run("status", "--config", site_file).stdout
+    assert re.search(r"ut200306: 1 exposures sent, 10\.0 MB in \d\.\d s, \d+\.\d Mbit/s", shown)
 
 
 def test_status_of_one_exposure_tells_each_ccd(run, site_file, cluster, exposure, ccds):

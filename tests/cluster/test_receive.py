@@ -91,11 +91,23 @@ def test_hidden_and_partial_files_and_directories_are_left_alone(landing, journa
     assert journal.quarantined_files() == []
 
 
+def test_what_an_ssh_link_has_under_way_and_the_archive_are_left_alone(landing, journal, receiver):
+    make_packet(landing / "archive", 7, 1)
+    for directory in (landing, landing / "archive"):
+        for name in (f".{NAME}.0123456789abcdef.part", f".{NAME}.0123456789abcdef.marks.part"):
+            (directory / name).write_bytes(b"half a packet")
+    before = [path for path in landing.rglob("*") if path.is_file()]
+    assert len(before) == 5
+    assert look(receiver) == []
+    assert all(path.is_file() for path in before)
+    assert journal.rows() == []
+
+
 def test_the_telescope_counts_a_registered_packet_as_arrived(landing, receiver):
     path = make_packet(landing, 7, 1)
-    before = LocalLink(landing).inventory()
+    before = {name: held.checksum for name, held in LocalLink(landing).inventory().items()}
     look(receiver)
-    assert LocalLink(landing).inventory() == before
+    assert {name: held.checksum for name, held in LocalLink(landing).inventory().items()} == before
     assert not path.exists()
 
 

@@ -1,4 +1,4 @@
-"""An SSH server of our own on 127.0.0.1, with its own keys, for tests of the ssh link."""
+"""An SSH server of our own, with its own keys, for tests of the ssh link."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import prepipe
 from prepipe import config
 
 PROGRAM = shutil.which("sshd") or "/usr/sbin/sshd"
@@ -38,8 +40,9 @@ def free_port() -> int:
 class PrivateSshd:
     """A server that can be started, killed and started again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, address: str = "127.0.0.1") -> None:
         self.directory = directory
+        self.address = address
         self.port = free_port()
         self.key = make_key(directory / "user_key")
         self.host_key = make_key(directory / "host_key")
@@ -47,28 +50,35 @@ class PrivateSshd:
         self._process: subprocess.Popen[bytes] | None = None
         self.trust_host()
         (directory / "authorized_keys").write_bytes((directory / "user_key.pub").read_bytes())
+        (directory / "home").mkdir()
         (directory / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\n"
+            f"Port {self.port}\nListenAddress {address}\nHostKey {self.host_key}\n"
             f"PidFile none\nAuthorizedKeysFile {directory}/authorized_keys\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
             "StrictModes no\nSubsystem sftp internal-sftp\n"
+            # the prepipe under test, for a far end that is asked to run one
+            f'SetEnv "PATH={Path(sys.executable).parent}:{os.environ["PATH"]}" '
+            f'"PYTHONPATH={Path(prepipe.__file__).parents[1]}" '
+            # what this user's shell does when it starts, and how long that takes, is not tested
+            f'"HOME={directory / "home"}"\n'
         )
 
     def trust_host(self) -> None:
         kind, key = self.host_key.with_suffix(".pub").read_text().split()[:2]
-        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
+        self.known_hosts.write_text(f"[{self.address}]:{self.port} {kind} {key}\n")
 
     def start(self) -> None:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             [PROGRAM, "-D", "-e", "-f", self.directory / "sshd_config"],
+            stdout=subprocess.DEVNULL,
             stderr=(self.directory / "sshd.log").open("ab"),
             start_new_session=True,
         )
         for _ in range(200):
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                if probe.connect_ex((self.address, self.port)) == 0:
                     return
             time.sleep(0.02)
         raise RuntimeError((self.directory / "sshd.log").read_text())
@@ -103,7 +113,7 @@ class PrivateSshd:
         )
         chosen: dict[str, object] = {
             "kind": "ssh",
-            "host": "127.0.0.1",
+            "host": self.address,
             "port": self.port,
             "user": getpass.getuser(),
             "landing": landing,

@@ -55,6 +55,13 @@ def partials(directory: Path) -> list[str]:
     return [name for name in names(directory) if name.endswith(".part")]
 
 
+def as_a_plain_user() -> tuple[str, ...]:
+    """Words before a command that take root's privileges from it."""
+    if os.geteuid() != 0:
+        return ()
+    return ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")
+
+
 class Receiving:
     """One process, greeted; `with` ends it."""
 
@@ -63,9 +70,10 @@ class Receiving:
         landing: Path,
         *options: str,
         hello: Message | None = Hello(1),  # noqa: B008
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, "--landing", str(landing), *options],
+            [*prefix, *COMMAND, "--landing", str(landing), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

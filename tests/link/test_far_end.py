@@ -19,7 +19,18 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receiving import COMMAND, NAME, PATIENCE_S, Receiving, chunks, content, names, offer, partials
+from receiving import (
+    COMMAND,
+    NAME,
+    PATIENCE_S,
+    Receiving,
+    as_a_plain_user,
+    chunks,
+    content,
+    names,
+    offer,
+    partials,
+)
 
 from prepipe.link.far_end import KNOWN_OFFERS, FarEnd
 from prepipe.link.protocol import (
@@ -522,10 +533,9 @@ def test_a_read_only_disk_is_told(small_disk: Path) -> None:
         refused(far, "storage", str(small_disk), "mounted read-only")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_may_not_be_written_is_told(landing: Path) -> None:
     landing.chmod(0o555)
-    with Receiving(landing) as far:
+    with Receiving(landing, prefix=as_a_plain_user()) as far:
         refused(far, "storage", str(landing), "permission")
 
 
@@ -533,6 +543,18 @@ def test_a_limit_of_the_size_of_files_is_told(far: Receiving, landing: Path) -> 
     resource.prlimit(far.process.pid, resource.RLIMIT_FSIZE, (CHUNK_BYTES + 5, CHUNK_BYTES + 5))
     refused(far, "full", "ulimit -f")
     assert len(partials(landing)) == 2
+
+
+def test_files_that_were_refused_count_as_under_way_no_longer(tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    with Receiving(landing) as far:
+        for number in range(KNOWN_OFFERS):
+            far.send(offer(DATA, number))
+            assert isinstance(far.answer(), Refused)
+        landing.mkdir()
+        lands(far, landing, KNOWN_OFFERS + 1)
+        far.send(offer(DATA, 5))
+        assert far.answer() == Has(5, b"\0")
 
 
 def test_too_many_files_under_way_are_refused_until_some_are_done(
@@ -568,7 +590,7 @@ def test_chunks_are_acknowledged_while_another_file_waits_to_be_committed(
     assert far.until(Committed) == Committed(1)
 
 
-def test_the_inventory_tells_names_bytes_and_checksums_but_not_of_rejected_or_hidden_ones(
+def test_the_inventory_tells_names_bytes_and_checksums_but_not_of_rejected_archived_or_hidden_ones(
     far: Receiving, landing: Path
 ) -> None:
     for name in (
@@ -589,7 +611,6 @@ def test_the_inventory_tells_names_bytes_and_checksums_but_not_of_rejected_or_hi
     told = [len(DATA), offer(DATA).checksum]
     assert sorted(page.files) == [
         ["decam_00000002_01.packet", *told],
-        ["decam_00000003_01.packet", *told],
         [NAME, *told],
     ]
 

@@ -60,7 +60,7 @@ def test_what_is_sent_survives_the_removal_of_the_original(tmp_path: Path, packe
     assert (tmp_path / "landing" / NAME).read_bytes() == content
 
 
-def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_ones(
+def test_the_inventory_counts_registered_packets_but_not_rejected_archived_or_partial_ones(
     tmp_path: Path,
 ) -> None:
     for name, size in (
@@ -68,6 +68,7 @@ def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_one
         ("done/decam_00000001_01.packet", 6),
         ("done/2020-03-05/decam_00000002_01.packet", 7),
         ("rejected/decam_00000003_01.packet", 8),
+        ("archive/decam_00000005_01.packet", 8),
         (".decam_00000004_01.packet.99.part", 9),
         ("notes.txt", 10),
     ):
@@ -80,6 +81,42 @@ def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_one
         "decam_00000001_01.packet": 6,
         "decam_00000002_01.packet": 7,
     }
+
+
+def test_an_original_lands_in_the_archive_beside_the_packet_of_its_name(
+    tmp_path: Path, packet: Path
+) -> None:
+    link = LocalLink(tmp_path / "landing")
+    link.send(packet)
+    original = tmp_path / "original" / NAME
+    original.parent.mkdir()
+    original.write_bytes(b"original")
+    link.send(original, place="archive")
+    assert (tmp_path / "landing" / "archive" / NAME).read_bytes() == b"original"
+    assert (tmp_path / "landing" / NAME).read_bytes() == packet.read_bytes()
+
+
+def test_an_original_that_is_there_already_is_not_sent_again(tmp_path: Path, packet: Path) -> None:
+    link = LocalLink(tmp_path / "landing")
+    link.send(packet, place="archive")
+    before = (tmp_path / "landing" / "archive" / NAME).stat()
+    link.send(packet, place="archive")
+    assert (tmp_path / "landing" / "archive" / NAME).stat() == before
+
+
+def test_an_original_replaces_another_of_the_same_size(tmp_path: Path, packet: Path) -> None:
+    there = tmp_path / "landing" / "archive" / NAME
+    there.parent.mkdir(parents=True)
+    there.write_bytes(bytes(packet.stat().st_size))
+    LocalLink(tmp_path / "landing").send(packet, place="archive")
+    assert there.read_bytes() == packet.read_bytes()
+
+
+@pytest.mark.parametrize("place", ["done", "..", "/tmp", "archive/x"])
+def test_a_place_that_is_none_is_refused(tmp_path: Path, packet: Path, place: str) -> None:
+    with pytest.raises(PacketError, match="no place in a landing directory"):
+        LocalLink(tmp_path / "landing").send(packet, place=place)
+    assert not (tmp_path / "landing").exists()
 
 
 def test_the_inventory_tells_the_checksum_of_each_packet(tmp_path: Path, packet: Path) -> None:

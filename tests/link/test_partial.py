@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from receiving import NAME, Receiving, chunks, content, names, offer, partials
 
 from prepipe.files import sweep_partials
-from prepipe.link.partial import Landing, checksum_of
+from prepipe.link.partial import Landing
 from prepipe.link.protocol import (
     CHUNK_BYTES,
     Acknowledged,
@@ -510,11 +510,6 @@ def test_committed_files_are_not_held_open(far: Receiving, landing: Path) -> Non
     assert not [path for path in opened if str(landing) in path]
 
 
-def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(DATA)
-    assert checksum_of(tmp_path / "file") == offer(DATA).checksum
-
-
 def test_a_file_system_without_locks_serves_all_the_same(
     landing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,3 +534,26 @@ def test_whoever_writes_while_another_verifies_waits_for_the_outcome(landing: Pa
         with verifier.locked():
             assert not writer.write_at_once(chunks(DATA)[0])
         assert writer.write_at_once(chunks(DATA)[0])
+
+
+def test_a_descriptor_from_before_the_commit_writes_nothing_any_more(landing: Path) -> None:
+    far = Landing(landing)
+    with far.open(offer(DATA), create=True) as early:
+        assert all(early.write_at_once(chunk) for chunk in chunks(DATA))
+        assert far.settle(offer(DATA)) == [Committed(1)]
+        assert not early.write_at_once(Chunk.of(1, 0, bytes(CHUNK_BYTES)))
+    assert (landing / NAME).read_bytes() == DATA
+
+
+def test_a_file_committed_while_its_partial_file_was_made_anew_is_found(
+    landing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Landing.open
+
+    def just_after_the_commit(self: Landing, told: Offer, *, create: bool) -> object:
+        (landing / NAME).write_bytes(DATA)
+        return opened(self, told, create=create)
+
+    monkeypatch.setattr(Landing, "open", just_after_the_commit)
+    assert Landing(landing).settle(offer(DATA), chunks(DATA)[0]) == [Committed(1, already=True)]
+    assert names(landing) == [NAME]

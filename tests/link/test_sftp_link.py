@@ -66,6 +66,22 @@ def test_sending_twice_replaces_what_is_there(
     assert (landing / NAME).read_bytes() == again.read_bytes()
 
 
+def test_an_original_lands_in_the_archive_beside_the_packet_of_its_name(
+    link: SftpLink, landing: Path, tmp_path: Path
+) -> None:
+    original = packet(tmp_path / "here")
+    link.send(original, place="archive")
+    link.send(packet(tmp_path / "lossy", size=5120))
+    assert (landing / "archive" / NAME).read_bytes() == original.read_bytes()
+    assert (landing / NAME).stat().st_size == 5120
+
+
+def test_a_place_that_is_none_is_refused(link: SftpLink, landing: Path, tmp_path: Path) -> None:
+    with pytest.raises(PacketError, match="no place in a landing directory"):
+        link.send(packet(tmp_path / "here"), place="../elsewhere")
+    assert not landing.exists()
+
+
 def test_many_packets_at_a_time_share_one_connection(
     sshd: PrivateSshd, link: SftpLink, landing: Path, tmp_path: Path
 ) -> None:
@@ -78,13 +94,14 @@ def test_many_packets_at_a_time_share_one_connection(
     assert (sshd.directory / "sshd.log").read_text().count("Accepted publickey") == logins + 1
 
 
-def test_the_inventory_counts_registered_packets_but_not_rejected_or_partial_ones(
+def test_the_inventory_counts_registered_packets_but_not_rejected_archived_or_partial_ones(
     link: SftpLink, landing: Path
 ) -> None:
     kept = landing / "done" / "2020-03-05"
     packet(landing, NAME, 512)
     packet(kept, "decam_00941419_01.packet", 1024)
     packet(landing / "rejected", "decam_00941418_01.packet")
+    packet(landing / "archive", "decam_00941419_01.packet")
     packet(landing, ".decam_00941417_01.packet.0123abcd.part")
     packet(landing / "a directory; rm", "decam_00941416_01.packet")
     assert link.inventory() == {NAME: Held(512, ""), "decam_00941419_01.packet": Held(1024, "")}

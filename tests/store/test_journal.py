@@ -337,3 +337,76 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
 def test_a_wrong_url_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError):
         Journal("nonsense")
+
+
+def test_a_journal_of_an_older_version_gets_the_columns_that_have_come_since(where: Path) -> None:
+    journal = Journal(where)
+    (key,) = journal.add_exposure(exposure(), [S1])
+    journal.close()
+    with sqlite3.connect(where) as old:
+        for column in ("file_checksum", "archived_at", "archive_bytes"):
+            old.execute(f"ALTER TABLE ccds DROP COLUMN {column}")
+    journal = Journal(where)
+    assert row(journal, key).file_checksum == ""
+    assert (row(journal, key).archived_at, row(journal, key).archive_bytes) == (None, 0)
+    journal.advance(key, Stage.PACKED, file_checksum="ab")
+    assert row(journal, key).file_checksum == "ab"
+    journal.close()
+
+
+def sent(journal: Journal, number: int, codec: str = "jpeg2000") -> CcdRow:
+    (key,) = journal.add_exposure(
+        exposure(number), [S1], path=Path("raw.fits"), checksum=str(number)
+    )
+    journal.advance(key, Stage.SENT, codec=codec)
+    return row(journal, key)
+
+
+def test_originals_wait_of_what_was_sent_with_a_loss_the_newest_first(journal: Journal) -> None:
+    for number, codec in enumerate(("jpeg2000", "none", "rice", "", "jpeg2000"), start=941420):
+        sent(journal, number, codec)
+    journal.advance(journal.add_exposure(exposure(941430), [S1])[0], Stage.PACKED, codec="jpeg2000")
+    assert [found.exposure.number for found in journal.originals()] == [941424, 941420]
+
+
+def test_originals_of_one_night_can_be_asked_for(journal: Journal) -> None:
+    nights = {sent(journal, number).exposure.night for number in (941420, 941420 + 1440)}
+    for night in nights:
+        assert [found.exposure.night for found in journal.originals(night)] == [night]
+
+
+def test_an_archived_original_waits_no_more_not_even_after_its_packet_was_sent_again(
+    journal: Journal,
+) -> None:
+    found = sent(journal, 941420)
+    assert journal.archived(found, 7)
+    journal.return_to(found.key, Stage.FOUND)
+    journal.advance(found.key, Stage.SENT)
+    assert journal.originals() == []
+    again = row(journal, found.key)
+    assert again.archived_at is not None
+    assert again.archive_bytes == 7
+
+
+def test_the_original_of_a_rewritten_file_waits_again(journal: Journal) -> None:
+    found = sent(journal, 941420)
+    journal.archived(found, 7)
+    journal.add_exposure(exposure(), [S1], path=Path("raw.fits"), checksum="other")
+    journal.advance(found.key, Stage.SENT)
+    assert [waiting.key for waiting in journal.originals()] == [found.key]
+
+
+def test_an_original_read_before_its_file_was_rewritten_is_not_noted(journal: Journal) -> None:
+    read = sent(journal, 941420)
+    journal.add_exposure(exposure(), [S1], path=Path("raw.fits"), checksum="other")
+    assert not journal.archived(read, 7)
+    journal.advance(read.key, Stage.SENT)
+    assert not journal.archived(read, 7)
+    assert row(journal, read.key).archived_at is None
+
+
+def test_the_newest_start_is_that_of_the_newest_exposure(journal: Journal) -> None:
+    assert journal.newest_start() == 0.0
+    for number in (941421, 941420):
+        journal.add_exposure(exposure(number), [S1])
+    assert journal.newest_start() == exposure(941421).start.timestamp()

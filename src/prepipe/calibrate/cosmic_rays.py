@@ -39,24 +39,45 @@ MAXIMUM_FRACTION = 0.05
 
 _COSMIC_RAY = np.uint8(Mask.COSMIC_RAY)
 
+_WORD = 8
+"""Flags that are looked at in one go."""
+
 
 @njit(cache=True)
-def _excess(image: NDArray[np.float32], y: int, excess: NDArray[np.float32]) -> None:
-    """Twice each pixel of row `y` minus the faintest of its four pairs of neighbours."""
+def _flag_sharp(
+    image: NDArray[np.float32],
+    y: int,
+    needed: NDArray[np.float32],
+    sky: NDArray[np.float32],
+    share: np.float32,
+    pair: NDArray[np.float32],
+    flags: NDArray[np.uint8],
+) -> bool:
+    """Flag the pixels of row `y` that may pass `_is_sharp`; whether there are any.
+
+    Twice a pixel must exceed the faintest of its four pairs of neighbours by what is `needed`,
+    and the pair must be fainter than a `share` of it. There is no branch, so that this is
+    vector code. `pair` is scratch space.
+    """
     nx = image.shape[1]
     middle = image[y, 1 : nx - 1]
-    west = image[y, : nx - 2]
-    east = image[y, 2:]
-    north = image[y + 1, 1 : nx - 1]
-    south = image[y - 1, 1 : nx - 1]
-    north_west = image[y + 1, : nx - 2]
-    north_east = image[y + 1, 2:]
-    south_west = image[y - 1, : nx - 2]
-    south_east = image[y - 1, 2:]
+    west, east = image[y, : nx - 2], image[y, 2:]
+    north, south = image[y + 1, 1 : nx - 1], image[y - 1, 1 : nx - 1]
+    north_west, north_east = image[y + 1, : nx - 2], image[y + 1, 2:]
+    south_west, south_east = image[y - 1, : nx - 2], image[y - 1, 2:]
+    least, level = needed[1:], sky[1:]
     for x in range(nx - 2):
         straight = min(west[x] + east[x], north[x] + south[x])
         slanted = min(north_west[x] + south_east[x], north_east[x] + south_west[x])
-        excess[x] = middle[x] + middle[x] - min(straight, slanted)
+        pair[x] = min(straight, slanted)
+    half, one = np.float32(0.5), np.float32(1.0)
+    found = np.uint8(0)
+    for x in range(nx - 2):
+        over = middle[x] + middle[x] - pair[x] - least[x]
+        sharp = share * middle[x] + (one - share) * level[x] - half * pair[x]
+        flags[x] = min(over, sharp) > np.float32(0.0)
+        found |= flags[x]
+    return bool(found != 0)
 
 
 @njit(cache=True)
@@ -73,23 +94,26 @@ def _is_sharp(
 ) -> bool:
     """Whether one pair of neighbours is fainter than under the sharpest point source.
 
-    `contrast` is the PSF at a distance of 1 and of sqrt(2) pixels over its centre.
+    `contrast` is the PSF at a distance of 1 and of sqrt(2) pixels over its centre. What is
+    sharp is so with a lower `sky_variance`, too.
     """
     pixel = image[y, x] - sky
     if not pixel > threshold * np.sqrt(sky_variance):
         return False
-    pixel_sigma = np.sqrt(sky_variance + pixel)
-    least = CORE_MARGIN * (pixel - core_noise * pixel_sigma)
+    least = CORE_MARGIN * (pixel - core_noise * np.sqrt(sky_variance + pixel))
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         # A masked neighbour tells nothing, but other cosmic-ray pixels are clean by now.
         if (mask[y + dy, x + dx] | mask[y - dy, x - dx]) & ~_COSMIC_RAY:
             continue
         pair = 0.5 * (image[y + dy, x + dx] + image[y - dy, x - dx]) - sky
         pair_variance = sky_variance + max(pair, 0.0)
-        if pixel - pair <= threshold * np.sqrt(pair_variance):
-            continue
-        ratio = contrast[1] if dy * dx else contrast[0]
-        if ratio * least > pair + core_noise * np.sqrt(0.5 * pair_variance):
+        room = (contrast[1] if dy * dx else contrast[0]) * least - pair
+        # most pixels are in the cores of stars, where there is none
+        if (
+            room > 0.0
+            and room > core_noise * np.sqrt(0.5 * pair_variance)
+            and pixel - pair > threshold * np.sqrt(pair_variance)
+        ):
             return True
     return False
 
@@ -120,6 +144,43 @@ def _own_variance(
 
 
 @njit(cache=True)
+def _is_ray(
+    image: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    total: NDArray[np.float32],
+    y: int,
+    x: int,
+    sky: float,
+    around: float,
+    read_variance: float,
+    threshold: float,
+    core_noise: float,
+    contrast: tuple[float, float],
+) -> bool:
+    """Whether a pixel is sharp in the noise around it, and in its own."""
+    if not _is_sharp(image, mask, y, x, sky, around, threshold, core_noise, contrast):
+        return False
+    own = _own_variance(image, total, y, x, sky, around, read_variance)
+    return bool(
+        own == around or _is_sharp(image, mask, y, x, sky, own, threshold, core_noise, contrast)
+    )
+
+
+@njit(cache=True)
+def _median(values: NDArray[np.float32]) -> float:
+    """Median of a few values, which are put in order."""
+    for k in range(1, values.size):
+        value = values[k]
+        place = k
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
+    middle: float = 0.5 * (values[(values.size - 1) // 2] + values[values.size // 2])
+    return middle
+
+
+@njit(cache=True)
 def _clean(
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
@@ -139,7 +200,7 @@ def _clean(
                 if mask[row, column] == 0:
                     values[n] = image[row, column]
                     n += 1
-        image[y, x] = np.median(values[:n]) if n > 0 else level[y * my // ny, x * mx // nx]
+        image[y, x] = _median(values[:n]) if n > 0 else level[y * my // ny, x * mx // nx]
 
 
 @njit(cache=True)
@@ -157,34 +218,38 @@ def _seeds(
     """Flag the pixels that are sharp in the untouched image; return how many."""
     ny, nx = image.shape
     my, mx = level.shape
-    excess = np.zeros(nx, dtype=np.float32)
-    needed = np.empty(my, dtype=np.float32)
-    for j in range(my):
-        needed[j] = 2.0 * threshold * np.sqrt(variance[j].min())
+    needed, sky, pair = np.empty(nx, np.float32), np.empty(nx, np.float32), np.empty(nx, np.float32)
+    # of the pixels from the second to the last but one, filled up to whole words
+    flags = np.zeros(-(-(nx - 2) // _WORD) * _WORD, np.uint8)
+    words = flags.view(np.uint64)
+    share = np.float32(CORE_MARGIN * contrast[0])
+    mesh_row = -1
     n = 0
     for y in range(1, ny - 1):
         j = y * my // ny
-        _excess(image, y, excess)
-        for x0 in range(0, nx - 2, 64):
-            # Nearly all blocks are quiet: one vectorised look dismisses them.
-            block = excess[x0 : min(x0 + 64, nx - 2)]
-            loud = np.int32(0)
-            for value in block:
-                loud += np.int32(value > needed[j])
-            if loud == 0:
+        if j != mesh_row:
+            mesh_row = j
+            for x in range(nx):
+                needed[x] = 2.0 * threshold * np.sqrt(variance[j, x * mx // nx])
+                sky[x] = level[j, x * mx // nx]
+        if not _flag_sharp(image, y, needed, sky, share, pair, flags[: nx - 2]):
+            continue
+        for word in range(words.size):
+            if words[word] == 0:
                 continue
-            for k in range(block.size):
-                x = x0 + k + 1
-                if not block[k] > needed[j] or mask[y, x]:
+            for k in range(_WORD * word, _WORD * word + _WORD):
+                x = k + 1
+                if not flags[k] or mask[y, x]:
                     continue
-                sky, around = level[j, x * mx // nx], variance[j, x * mx // nx]
-                own = _own_variance(image, total, y, x, sky, around, read_variance)
-                if _is_sharp(image, mask, y, x, sky, own, threshold, CORE_NOISE, contrast):
-                    if n == found.size:
-                        return n
-                    found[n] = y * nx + x
-                    n += 1
-                    mask[y, x] |= _COSMIC_RAY
+                around = variance[j, x * mx // nx]
+                light = (image, mask, total, y, x, float(sky[x]), float(around), read_variance)
+                if not _is_ray(*light, threshold, CORE_NOISE, contrast):
+                    continue
+                if n == found.size:
+                    return n
+                found[n] = y * nx + x
+                n += 1
+                mask[y, x] |= _COSMIC_RAY
     return n
 
 
@@ -206,17 +271,23 @@ def _grow(
     my, mx = level.shape
     n = last
     for k in range(first, last):
+        row, column = found[k] // nx, found[k] % nx
         for step in range(9):
-            y = found[k] // nx + step // 3 - 1
-            x = found[k] % nx + step % 3 - 1
+            y, x = row + step // 3 - 1, column + step % 3 - 1
             if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1 or mask[y, x]:
                 continue
             j, i = y * my // ny, x * mx // nx
-            sky = level[j, i]
-            own = _own_variance(image, total, y, x, sky, variance[j, i], read_variance)
-            if n < found.size and _is_sharp(
-                image, mask, y, x, sky, own, NEIGHBOUR_THRESHOLD, 0.5 * CORE_NOISE, contrast
-            ):
+            light = (
+                image,
+                mask,
+                total,
+                y,
+                x,
+                float(level[j, i]),
+                float(variance[j, i]),
+                read_variance,
+            )
+            if n < found.size and _is_ray(*light, NEIGHBOUR_THRESHOLD, 0.5 * CORE_NOISE, contrast):
                 found[n] = y * nx + x
                 n += 1
                 mask[y, x] |= _COSMIC_RAY

@@ -43,6 +43,7 @@ __all__ = [
     "bright_ghosts",
     "gather_ghosts",
     "is_covered",
+    "joined",
     "read_together",
     "sources_of",
     "typical_noise",
@@ -262,6 +263,38 @@ def sources_of(
         np.array([coupling.onset for coupling, _, _ in found], np.float32),
         polynomials,
     )
+
+
+def joined(sources: Sequence[Sources]) -> Sources:
+    """The sources of several amplifiers, one after the other.
+
+    Parameters
+    ----------
+    sources : sequence of Sources
+
+    Returns
+    -------
+    Sources
+    """
+    count = sum(len(some.coefficients) for some in sources)
+    rows = max((some.levels.shape[1] for some in sources), default=0)
+    degree = max((some.polynomials.shape[1] for some in sources), default=0)
+    every = Sources(
+        np.zeros((count, 8), np.int64),
+        np.zeros((count, rows), np.float32),
+        np.zeros(count, np.float32),
+        np.zeros(count, np.float32),
+        np.zeros((count, degree)),
+    )
+    first = 0
+    for some in sources:
+        inside = slice(first, first + len(some.coefficients))
+        every.places[inside], every.coefficients[inside] = some.places, some.coefficients
+        every.onsets[inside] = some.onsets
+        every.levels[inside, : some.levels.shape[1]] = some.levels
+        every.polynomials[inside, : some.polynomials.shape[1]] = some.polynomials
+        first = inside.stop
+    return every
 
 
 def typical_noise(raw: NDArray[Any], amplifier: Amplifier, bias_level: float = 0.0) -> float:

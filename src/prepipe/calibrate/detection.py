@@ -131,7 +131,8 @@ def detect(
         moffat_core(_SMOOTHED_WIDTH * fwhm_px),
     )
     if np.any(mask[peaks.y[kept], peaks.x[kept]] & _SATURATED):
-        _keep_highest_of_saturated(mask, peaks.y, peaks.x, order, kept)
+        reached = np.zeros(mask.shape, np.bool_)
+        _keep_highest_of_saturated(mask, peaks.y, peaks.x, order, reached, kept)
     return _take(peaks, np.flatnonzero(kept))
 
 
@@ -307,26 +308,28 @@ def _keep_highest_of_saturated(
     y: NDArray[np.int32],
     x: NDArray[np.int32],
     order: NDArray[np.int32],
+    reached: NDArray[np.bool_],
     kept: NDArray[np.bool_],
 ) -> None:
-    """Of the peaks on connected saturated pixels (a star and its bleed trail) keep the highest."""
+    """Of the peaks on connected saturated pixels (a star and its bleed trail) keep the highest.
+
+    `reached` is a plane of False, to be marked.
+    """
     ny, nx = mask.shape
-    # saturated pixels are few: a plane of marks would take longer to make than to use
-    reached = {-1}
     for p in order:
         if not (kept[p] and mask[y[p], x[p]] & _SATURATED):
             continue
-        if y[p] * nx + x[p] in reached:
+        if reached[y[p], x[p]]:
             kept[p] = False
             continue
-        reached.add(y[p] * nx + x[p])
+        reached[y[p], x[p]] = True
         border = [(int(y[p]), int(x[p]))]
         while border:
             row, column = border.pop()
             for j in range(max(0, row - 1), min(ny, row + 2)):
                 for i in range(max(0, column - 1), min(nx, column + 2)):
-                    if mask[j, i] & _SATURATED and j * nx + i not in reached:
-                        reached.add(j * nx + i)
+                    if mask[j, i] & _SATURATED and not reached[j, i]:
+                        reached[j, i] = True
                         border.append((j, i))
 
 

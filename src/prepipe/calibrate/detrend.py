@@ -15,8 +15,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from prepipe.calibrate.crosstalk import Coupling, Ghosts, gather_ghosts, sources_of
-from prepipe.calibrate.detrend_kernels import MINIMUM_FLAT, detrend_amplifier, trim_amplifier
+from prepipe.calibrate.crosstalk import (
+    Coupling,
+    Ghosts,
+    Sources,
+    gather_ghosts,
+    joined,
+    sources_of,
+)
+from prepipe.calibrate.detrend_kernels import (
+    MINIMUM_FLAT,
+    Amplifiers,
+    detrend_rows,
+    trim_amplifier,
+)
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.overscan import Raw, overscan_levels, raw_pixels
 from prepipe.errors import PixelError
@@ -116,6 +128,26 @@ def _excess(
     if table is None:
         return np.empty(0, np.float32)
     return (np.arange(len(table), dtype=np.float64) - table).astype(np.float32)
+
+
+def _for_kernel(
+    amplifiers: Sequence[tuple[Amplifier, NDArray[np.float32]]],
+    rounding: float,
+    sources: Sequence[Sources],
+    tables: Sequence[NDArray[np.float32]],
+) -> Amplifiers:
+    """What the kernel has to know of amplifiers and levels; `rounding` is a variance in ADU^2."""
+    count = len(amplifiers)
+    levels = np.zeros((count, max((len(level) for _, level in amplifiers), default=0)), np.float32)
+    places = np.empty((count, 6), np.int64)
+    numbers = np.empty((count, 3), np.float32)
+    for k, (amp, level) in enumerate(amplifiers):
+        box = amp.trimmed
+        levels[k, : len(level)] = level
+        places[k] = amp.data.x0, amp.data.y0, box.x0, box.x1, box.y0, box.y1
+        numbers[k] = amp.gain, amp.read_noise**2 + rounding * amp.gain**2, amp.saturation
+    couplings = np.cumsum([0, *(len(some.coefficients) for some in sources)])
+    return Amplifiers(places, levels, numbers, couplings, np.cumsum([0, *map(len, tables)]))
 
 
 def _bits(bad_pixels: NDArray[np.bool_] | NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
@@ -241,29 +273,29 @@ def detrend(
         )
     levels = overscan_levels(pixels, layout)
     rounding = ROUNDING_VARIANCE if raw.dtype.kind in "iu" else 0.0
-    for amplifier, level in zip(layout.amplifiers, levels, strict=True):
+    # from left to right, as the pixels of a row lie in memory
+    ordered = sorted(
+        zip(layout.amplifiers, levels, strict=True), key=lambda pair: pair[0].trimmed.x0
+    )
+    sources = [sources_of(amp, crosstalk, layout, levels, dead) for amp, _ in ordered]
+    tables = [_excess(linearity, amplifier) for amplifier, _ in ordered]
+    detrend_rows(
+        pixels,
+        _for_kernel(ordered, rounding, sources, tables),
+        joined(sources),
+        ghosts,
+        np.concatenate([np.empty(0, np.float32), *tables]),
+        bias_plane,
+        flat_plane,
+        bad_plane,
+        result.image,
+        result.mask,
+        result.variance,
+    )
+    for amplifier in layout.amplifiers:
         box = amplifier.trimmed
         if box.empty:
             continue
-        detrend_amplifier(
-            pixels,
-            amplifier.data.x0,
-            amplifier.data.y0,
-            level,
-            sources_of(amplifier, crosstalk, layout, levels, dead),
-            ghosts,
-            _excess(linearity, amplifier),
-            bias_plane,
-            flat_plane,
-            bad_plane,
-            np.float32(amplifier.gain),
-            np.float32(amplifier.read_noise**2 + rounding * amplifier.gain**2),
-            np.float32(amplifier.saturation),
-            (box.x0, box.x1, box.y0, box.y1),
-            result.image,
-            result.mask,
-            result.variance,
-        )
         unread = _unread_rows(pixels, amplifier)
         if amplifier.name in dead:
             unread[:] = True

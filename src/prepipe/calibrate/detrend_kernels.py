@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from prepipe.calibrate.crosstalk import Ghosts, Sources
 from prepipe.calibrate.flags import Mask
 from prepipe.calibrate.overscan import Raw
 
-__all__ = ["MINIMUM_FLAT", "detrend_amplifier", "trim_amplifier"]
+__all__ = ["MINIMUM_FLAT", "Amplifiers", "detrend_rows", "trim_amplifier"]
 
 MINIMUM_FLAT = 0.1
 """A pixel with less of the typical response than this is not divided by it."""
@@ -21,6 +23,28 @@ _SATURATED = np.uint8(Mask.SATURATED)
 _NO_FLAT = np.uint8(Mask.NO_FLAT)
 
 Row = NDArray[np.float32]
+
+
+class Amplifiers(NamedTuple):
+    """The amplifiers of a CCD as the kernel takes them; n of them.
+
+    Parameters
+    ----------
+    places : ndarray of int64, shape (n, 6)
+        x0 and y0 of the raw data; x0, x1, y0 and y1 of their place in the trimmed CCD.
+    levels : ndarray of float32, shape (n, rows)
+        Overscan of each row of the data, ADU.
+    numbers : ndarray of float32, shape (n, 3)
+        Gain (e-/ADU), variance of read noise and rounding (e-^2), saturation (ADU).
+    couplings, tables : ndarray of int64, shape (n + 1,)
+        Where each one's begin among the sources of ghosts, and among the tables of linearity.
+    """
+
+    places: NDArray[np.int64]
+    levels: NDArray[np.float32]
+    numbers: NDArray[np.float32]
+    couplings: NDArray[np.int64]
+    tables: NDArray[np.int64]
 
 
 @njit(cache=True)
@@ -88,6 +112,7 @@ def _gather_ghosts(
     raw: Raw,
     y: int,
     sources: Sources,
+    couplings: tuple[int, int],
     ghosts: Ghosts,
     row: int,
     x0: int,
@@ -96,7 +121,7 @@ def _gather_ghosts(
 ) -> None:
     """Fill a victim's row with the ghosts in it: of its own CCD (row y), of others (`row`)."""
     ghost[:] = np.float32(0.0)
-    for k in range(sources.coefficients.size):
+    for k in range(couplings[0], couplings[1]):
         start, step, first, last = sources.places[k, :4]
         if first <= y < last:
             level = sources.levels[k, y]
@@ -137,72 +162,112 @@ def _add_excess(
         out[x] = offset[x] + (low + out[x] * (excess[below + np.uint64(1)] - low))
 
 
+# One loop for all of a row's planes has too many arrays that might overlap to be vector code.
+
+
 @njit(cache=True)
-def detrend_amplifier(
+def _add(row: Row, total: Row) -> None:
+    """Add a row to another."""
+    for x in range(total.size):
+        total[x] += row[x]
+
+
+@njit(cache=True)
+def _to_electrons(
+    raw_row: NDArray[np.uint16] | Row, level: np.float32, offset: Row, gain: np.float32, out: Row
+) -> None:
+    """Electrons of a row as they were counted, not yet divided by the flat."""
+    for x in range(out.size):
+        out[x] = (np.float32(raw_row[x]) - level - offset[x]) * gain
+
+
+@njit(cache=True)
+def _divide_by_flat(
+    electrons: Row, flat: Row, read_variance: np.float32, image: Row, variance: Row
+) -> None:
+    """Light and variance of a row; what is not finite is 0, of infinite variance."""
+    zero = np.float32(0.0)
+    one = np.float32(1.0)
+    infinite = np.float32(np.inf)
+    for x in range(image.size):
+        lit = (flat[x] > _MINIMUM_FLAT) & (flat[x] < infinite)
+        inverse = one / (flat[x] if lit else one)
+        finite = abs(electrons[x]) < infinite
+        light = electrons[x] if finite else zero
+        image[x] = light * inverse
+        noise = (max(light, zero) + read_variance) * inverse * inverse
+        variance[x] = noise if lit & finite else infinite
+
+
+@njit(cache=True)
+def _judge(
+    electrons: Row,
+    raw_row: NDArray[np.uint16] | Row,
+    saturation: np.float32,
+    flat: Row,
+    bad: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+) -> None:
+    """Mask bits of a row."""
+    infinite = np.float32(np.inf)
+    nothing = np.uint8(0)
+    for x in range(mask.size):
+        lit = (flat[x] > _MINIMUM_FLAT) & (flat[x] < infinite)
+        bits = bad[x] | (_SATURATED if np.float32(raw_row[x]) >= saturation else nothing)
+        bits |= nothing if lit else _NO_FLAT
+        mask[x] = bits | (nothing if abs(electrons[x]) < infinite else _BAD)
+
+
+@njit(cache=True)
+def detrend_rows(
     raw: Raw,
-    x0: int,
-    y0: int,
-    levels: NDArray[np.float32],
+    amplifiers: Amplifiers,
     sources: Sources,
     ghosts: Ghosts,
     excess: Row,
     bias: NDArray[np.float32],
     flat: NDArray[np.float32],
     bad: NDArray[np.uint8],
-    gain: np.float32,
-    read_variance: np.float32,
-    saturation: np.float32,
-    trimmed: tuple[int, int, int, int],
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
     variance: NDArray[np.float32],
 ) -> None:
-    """Fill one amplifier's part of the planes; a plane of one row holds for all rows.
+    """Fill the planes as far as amplifiers reach; a plane of one row holds for all rows.
 
-    `excess` holds what 0, 1, 2, ... ADU count too much; an empty one stands for none.
+    `excess` holds what 0, 1, 2, ... ADU count too much. All amplifiers of a row come in turn:
+    half rows alone lie so far apart that the processor would wait for each.
     """
-    tx0, tx1, ty0, ty1 = trimmed
-    columns = tx1 - tx0
-    zero = np.float32(0.0)
-    one = np.float32(1.0)
-    infinite = np.float32(np.inf)
-    nothing = np.uint8(0)
-    ghost = np.empty(columns, np.float32)
-    scratch = np.empty(columns, np.float32)
-    entry = np.empty(columns, np.int32)
-    haunted = sources.coefficients.size > 0 or ghosts.adu.size > 0
-    for y in range(ty0, ty1):
-        level = levels[y - ty0]
-        raw_row = raw[y0 + y - ty0, x0 : x0 + columns]
-        bias_row = bias[y if bias.shape[0] > 1 else 0, tx0:tx1]
-        flat_row = flat[y if flat.shape[0] > 1 else 0, tx0:tx1]
-        bad_row = bad[y if bad.shape[0] > 1 else 0, tx0:tx1]
-        image_row = image[y, tx0:tx1]
-        mask_row = mask[y, tx0:tx1]
-        variance_row = variance[y, tx0:tx1]
-        offset_row = bias_row
-        if haunted:
-            _gather_ghosts(raw, y - ty0, sources, ghosts, y, tx0, ghost, scratch)
-            for x in range(columns):
-                ghost[x] += bias_row[x]
-            offset_row = ghost
-        if excess.size > 1:
-            _add_excess(raw_row, level, offset_row, excess, entry, scratch)
-            offset_row = scratch
-        for x in range(columns):
-            value = np.float32(raw_row[x])
-            response = flat_row[x]
-            lit = (response > _MINIMUM_FLAT) & (response < infinite)
-            inverse = one / response if lit else one
-            electrons = (value - level - offset_row[x]) * gain
-            finite = abs(electrons) < infinite
-            electrons = electrons if finite else zero
-            image_row[x] = electrons * inverse
-            noise = (max(electrons, zero) + read_variance) * inverse * inverse
-            variance_row[x] = noise if lit & finite else infinite
-            bits = bad_row[x] | (_SATURATED if value >= saturation else nothing)
-            bits |= nothing if lit else _NO_FLAT
-            mask_row[x] = bits | (nothing if finite else _BAD)
+    nx = image.shape[1]
+    ghost, scratch = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    electrons, entry = np.empty(nx, np.float32), np.empty(nx, np.int32)
+    places, couplings, tables = amplifiers.places, amplifiers.couplings, amplifiers.tables
+    for y in range(image.shape[0]):
+        for a in range(places.shape[0]):
+            x0, y0, tx0, tx1, ty0, ty1 = places[a]
+            if not ty0 <= y < ty1:
+                continue
+            level, columns = amplifiers.levels[a, y - ty0], tx1 - tx0
+            gain, read_variance, saturation = amplifiers.numbers[a]
+            raw_row = raw[y0 + y - ty0, x0 : x0 + columns]
+            flat_row = flat[y if flat.shape[0] > 1 else 0, tx0:tx1]
+            bad_row = bad[y if bad.shape[0] > 1 else 0, tx0:tx1]
+            offset = bias[y if bias.shape[0] > 1 else 0, tx0:tx1]
+            own = (couplings[a], couplings[a + 1])
+            if own[0] < own[1] or ghosts.adu.size > 0:
+                haunted = ghost[:columns]
+                _gather_ghosts(raw, y - ty0, sources, own, ghosts, y, tx0, haunted, scratch)
+                _add(offset, haunted)
+                offset = haunted
+            if tables[a] < tables[a + 1]:
+                table = excess[tables[a] : tables[a + 1]]
+                _add_excess(raw_row, level, offset, table, entry, scratch[:columns])
+                offset = scratch[:columns]
+            counted = electrons[:columns]
+            _to_electrons(raw_row, level, offset, gain, counted)
+            _divide_by_flat(
+                counted, flat_row, read_variance, image[y, tx0:tx1], variance[y, tx0:tx1]
+            )
+            _judge(counted, raw_row, saturation, flat_row, bad_row, mask[y, tx0:tx1])
 
 
 @njit(cache=True)
@@ -229,7 +294,8 @@ def trim_amplifier(
         out_row = out[y, tx0:tx1]
         offset_row = ghost
         if sources.coefficients.size > 0:
-            _gather_ghosts(raw, y - ty0, sources, ghosts, y, tx0, ghost, scratch)
+            every = (0, sources.coefficients.size)
+            _gather_ghosts(raw, y - ty0, sources, every, ghosts, y, tx0, ghost, scratch)
         if excess.size > 1:
             _add_excess(raw_row, level, ghost, excess, entry, scratch)
             offset_row = scratch

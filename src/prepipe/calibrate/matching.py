@@ -101,6 +101,8 @@ def vote_for_offset(
     """
     bins = 2 * math.ceil(radius / width)
     histogram = np.zeros((bins, bins), np.int32)
+    rising = np.argsort(references[1], kind="stable")
+    references = references[0][rising], references[1][rising]
     best, pairs = np.full(4, -1, np.int64), 0
     for k, angle in enumerate(rotations):
         x, y = _turned(detections, centre, float(angle))
@@ -110,8 +112,10 @@ def vote_for_offset(
             best[:] = k, row, column, votes
             pairs = counted
     k, row, column, votes = (int(value) for value in best)
-    x, y = _turned(detections, centre, float(rotations[k]))
-    _count_offsets(x, y, *references, width, avoid, histogram)
+    if k < len(rotations) - 1:
+        # of the last one the histogram is still there
+        x, y = _turned(detections, centre, float(rotations[k]))
+        _count_offsets(x, y, *references, width, avoid, histogram)
     runner_up = int(_fullest(histogram, row, column)[2])
     expected = 4.0 * pairs / bins**2
     # Windows overlap by half in each direction, so that a bin counts as one trial.
@@ -181,14 +185,19 @@ def _count_offsets(
     avoid: float,
     histogram: NDArray[np.int32],
 ) -> int:
-    """Histogram of the differences reference - detection; returns the pairs inside."""
+    """Histogram of the differences reference - detection; returns the pairs inside.
+
+    Reference stars come by rising row, so that those of near rows are found at once.
+    """
     bins = histogram.shape[0]
     half, per_pixel = 0.5 * bins * width, 1.0 / width
     histogram[:, :] = 0
     pairs = 0
     for i in range(x.size):
-        for j in range(reference_x.size):
+        for j in range(np.searchsorted(reference_y, y[i] - half), reference_y.size):
             dx, dy = reference_x[j] - x[i], reference_y[j] - y[i]
+            if dy >= half:
+                break
             if abs(dx) < half and abs(dy) < half and max(abs(dx), abs(dy)) >= avoid:
                 histogram[int((dy + half) * per_pixel), int((dx + half) * per_pixel)] += 1
                 pairs += 1

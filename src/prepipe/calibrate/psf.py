@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +34,14 @@ _STEEPEST_BETA = 30.0
 _REFINE_ABOVE = 0.15
 _MOST_REPEATS = 2
 _WIDER = (1.0, 2.0, 4.0)
+
+
+Timing = Callable[[str], AbstractContextManager[None]]
+"""Gives a context that takes the time of a step."""
+
+
+def _untimed(_step: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +89,7 @@ def find_sources(
     sky_variance: float,
     snr: float = 5.0,
     out: NDArray[np.float32] | None = None,
+    timing: Timing = _untimed,
 ) -> tuple[Sources, Psf]:
     """Filter, detect and measure, and do so again if the stars are not as wide as supposed.
 
@@ -106,6 +117,9 @@ def find_sources(
         Detection threshold.
     out : (ny, nx) float32 ndarray, optional
         Memory for the filtered image.
+    timing : callable, optional
+        Told that ``"filter"``, ``"detect"``, ``"measure"`` and ``"psf"`` begin; gives a context
+        for each.
 
     Returns
     -------
@@ -123,7 +137,15 @@ def find_sources(
     for factor in _WIDER:
         attempts.append(
             _find_and_refine(
-                image, mask, background_rms, box, factor * fwhm_guess_px, sky_variance, snr, out
+                image,
+                mask,
+                background_rms,
+                box,
+                factor * fwhm_guess_px,
+                sky_variance,
+                snr,
+                out,
+                timing,
             )
         )
         sources, psf = attempts[-1]
@@ -144,16 +166,27 @@ def _find_and_refine(
     sky_variance: float,
     snr: float,
     out: NDArray[np.float32] | None,
+    timing: Timing,
 ) -> tuple[Sources, Psf]:
     """Repeat with the measured width until it is the one worked with, or is lost by that."""
     found: tuple[Sources, Psf] | None = None
     for _ in range(_MOST_REPEATS + 1):
-        filtered, noise_gain = matched_filter(image, fwhm_px, mask, out)
-        peaks = detect(
-            filtered, background_rms, mask, fwhm_px=fwhm_px, noise_gain=noise_gain, snr=snr, box=box
-        )
-        sources = measure(image, mask, peaks, fwhm_px=fwhm_px, sky_variance=sky_variance)
-        psf = measure_psf(image, sources, fwhm_px)
+        with timing("filter"):
+            filtered, noise_gain = matched_filter(image, fwhm_px, mask, out)
+        with timing("detect"):
+            peaks = detect(
+                filtered,
+                background_rms,
+                mask,
+                fwhm_px=fwhm_px,
+                noise_gain=noise_gain,
+                snr=snr,
+                box=box,
+            )
+        with timing("measure"):
+            sources = measure(image, mask, peaks, fwhm_px=fwhm_px, sky_variance=sky_variance)
+        with timing("psf"):
+            psf = measure_psf(image, sources, fwhm_px)
         if found is not None and not psf.known:
             return found
         found = sources, psf

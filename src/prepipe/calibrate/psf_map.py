@@ -29,6 +29,7 @@ _STEEPEST_BETA = 30.0
 _WORST_CONDITION = 1e10
 _MOST_ROUNDS = 10
 _MOST_STARS = 2500
+_MOST_LOCAL_STARS = 500
 _LOCAL_ERROR = 0.04
 
 
@@ -167,7 +168,9 @@ def local_width(
     x, y = place
     typical = float(np.median(width[fitted]))
     relative = width[fitted, None] / typical
-    (surface,) = _fit_surfaces(shape, x[fitted], y[fitted], relative, _LOCAL_ERROR)
+    (surface,) = _fit_surfaces(
+        shape, x[fitted], y[fitted], relative, _LOCAL_ERROR, _MOST_LOCAL_STARS
+    )
     return typical * np.asarray(_terms(x, y, shape, _DEGREES[surface.size]) @ surface)
 
 
@@ -222,10 +225,15 @@ def _terms(x: Floats, y: Floats, shape: tuple[int, int], degree: int) -> Floats:
 
 
 def _fit_surfaces(
-    shape: tuple[int, int], x: Floats, y: Floats, values: Floats, limit: float
+    shape: tuple[int, int],
+    x: Floats,
+    y: Floats,
+    values: Floats,
+    limit: float,
+    most_stars: int = _MOST_STARS,
 ) -> list[Floats]:
     """Coefficients for each column of `values`, of the highest degree that errs by `limit`."""
-    step = -(-x.size // _MOST_STARS)
+    step = -(-x.size // most_stars)
     x, y, values = x[::step], y[::step], values[::step]
     for degree in range(HIGHEST_DEGREE, -1, -1):
         terms = _terms(x, y, shape, degree)

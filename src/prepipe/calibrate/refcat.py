@@ -352,10 +352,12 @@ def _moved(
     ESA 1997, The Hipparcos Catalogue (SP-1200), vol. 1, 1.5.5, without radial motion.
     """
     a, d = np.radians(ra), np.radians(dec)
-    east = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], axis=-1)
-    north = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)], axis=-1)
+    sin_a, cos_a, sin_d, cos_d = np.sin(a), np.cos(a), np.sin(d), np.cos(d)
     per_radian = years / 3.6e6 * math.pi / 180.0
-    step_east, step_north = np.nan_to_num(pm_ra) * per_radian, np.nan_to_num(pm_dec) * per_radian
-    place = _directions(ra, dec) + step_east[:, None] * east + step_north[:, None] * north
-    new_ra = np.degrees(np.arctan2(place[:, 1], place[:, 0])) % 360.0
-    return new_ra, np.degrees(np.arctan2(place[:, 2], np.hypot(place[:, 0], place[:, 1])))
+    east, north = np.nan_to_num(pm_ra) * per_radian, np.nan_to_num(pm_dec) * per_radian
+    # along the meridian, from the axis
+    outward = cos_d - north * sin_d
+    x, y = outward * cos_a - east * sin_a, outward * sin_a + east * cos_a
+    height = sin_d + north * cos_d
+    new_ra = np.degrees(np.arctan2(y, x)) % 360.0
+    return new_ra, np.degrees(np.arctan2(height, np.hypot(x, y)))

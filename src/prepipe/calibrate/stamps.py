@@ -162,11 +162,11 @@ def _look_at_core(
     highest = image[y, x]
     left, right = max(0, x - max(1, reach)), min(image.shape[1], x + max(1, reach) + 1)
     for j in range(max(0, y - max(1, reach)), min(image.shape[0], y + max(1, reach) + 1)):
-        pixels, marks = image[j, left:right], mask[j, left:right]
-        for i in range(pixels.size):
-            bits |= marks[i]
-            if pixels[i] > highest or np.isnan(highest):
-                highest = pixels[i]
+        row = np.uint64(j)
+        for i in range(np.uint64(left), np.uint64(right)):
+            bits |= mask[row, i]
+            if image[row, i] > highest or np.isnan(highest):
+                highest = image[row, i]
     flags = np.int32(0)
     if bits & _BAD_BITS or not np.isfinite(highest):
         flags |= _BAD_PIXEL
@@ -219,20 +219,19 @@ def _copy_good(
     side, width = stamp.shape
     copied = min(width, image.shape[1] - left)
     bits = np.uint8(0)
+    # unsigned places in the planes themselves: to cut out rows takes longer than to copy them
+    column = np.uint64(left)
+    for j in range(side):
+        row = np.uint64(top + j)
+        for i in range(np.uint64(copied)):
+            stamp[j, i] = image[row, column + i]
+            bits |= mask[row, column + i]
+    stamp[:, side:] = np.float32(0)
     # zero times what is not finite is NaN
     nothing = np.float32(0)
-    for j in range(side):
-        pixels = image[top + j, left : left + copied]
-        marks = mask[top + j, left : left + copied]
-        to = stamp[j, :copied]
-        for i in range(copied):
-            to[i] = pixels[i]
-        for i in range(copied):
-            nothing += pixels[i] * np.float32(0)
-        for i in range(copied):
-            bits |= marks[i]
-        for i in range(side, width):
-            stamp[j, i] = np.float32(0)
+    every = stamp.reshape(stamp.size)
+    for i in range(every.size):
+        nothing += every[i] * np.float32(0)
     return bool(bits & (_LOST_BITS | _DOUBTFUL_BITS) == 0 and nothing == np.float32(0))
 
 
@@ -364,11 +363,12 @@ def _centroid(
     for _ in range(_MOST_STEPS):
         top, left = _set_window(half, reach, dx, dy, sigma, window)
         total, sum_x, sum_y = 0.0, 0.0, 0.0
+        column = np.uint64(left)
         for j in range(2 * reach + 1):
-            line = stamp[top + j, left : left + inner]
             line_sum, line_x = np.float32(0), np.float32(0)
-            for i in range(inner):
-                weighted = across[i] * line[i]
+            row = np.uint64(top + j)
+            for i in range(np.uint64(inner)):
+                weighted = across[i] * stamp[row, column + i]
                 line_sum += weighted
                 line_x += weighted * offsets[i]
             total += down[j] * line_sum

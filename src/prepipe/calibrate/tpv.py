@@ -363,8 +363,10 @@ def _inverse(
     """Tangent plane (deg) to zero-based pixels by Newton's method on the PV polynomials."""
     x, y = np.full(xi.size, np.nan), np.full(xi.size, np.nan)
     handedness = pv1[1] * pv2[1] - pv1[2] * pv2[2]
+    shift_u, shift_v = 0.0, 0.0
     for i in range(xi.size):
-        u, v = xi[i], eta[i]
+        # the distortion of the last one is a good guess in a field of a few degrees
+        u, v = xi[i] + shift_u, eta[i] + shift_v
         step, area = 1.0, 1.0
         for _ in range(15):
             f, g = _value(pv1, u, v) - xi[i], _value(pv2, v, u) - eta[i]
@@ -377,10 +379,12 @@ def _inverse(
             u -= du
             v -= dv
             step = abs(du) + abs(dv)
-            # 1e-11 deg is 1e-7 px, and the next step would square its relative size.
-            if not step > 1e-11:
+            # The next step would be the square of this one times the curvature of the
+            # distortion, which is far below 1 per degree: 1e-12 deg are 1e-8 px.
+            if not step > 1e-6:
                 break
-        if step <= 1e-11 and area * handedness > 0.0:
+        if step <= 1e-6 and area * handedness > 0.0:
+            shift_u, shift_v = u - xi[i], v - eta[i]
             x[i] = cd_inverse[0, 0] * u + cd_inverse[0, 1] * v + crpix[0] - 1.0
             y[i] = cd_inverse[1, 0] * u + cd_inverse[1, 1] * v + crpix[1] - 1.0
     return x, y

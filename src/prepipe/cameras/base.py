@@ -12,7 +12,7 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from prepipe.errors import HeaderError
-from prepipe.model import Ccd, Exposure, Layout
+from prepipe.model import Ccd, Exposure, Layout, Location
 
 __all__ = [
     "Camera",
@@ -75,6 +75,9 @@ class Camera(Protocol):
 
     edge_columns: int
     """Columns beside the overscan that glow and tell nothing of the sky."""
+
+    location: Location | None
+    """Where its telescope stands; None if not known."""
 
     def __hash__(self) -> int:
         """Cameras are told apart, so that what was found with one can be remembered."""

@@ -27,12 +27,14 @@ from prepipe.cameras.base import (
     parse_utc,
 )
 from prepipe.errors import HeaderError
-from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
+from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Location, Night
 
 __all__ = ["GAIA_COLOUR_TERMS", "Decam", "DecamCcd", "decam_ccds"]
 
 RAW_SHAPE = (4146, 2160)
 LAST_SCIENCE_CCD = 62
+CERRO_TOLOLO = Location(-30.16606, -70.81489)
+"""OBS-LAT and OBS-LONG of raw headers; the latter counts westward there."""
 FOREVER = datetime.max.replace(tzinfo=UTC)
 DEAD = (
     (61, datetime(2012, 11, 7, tzinfo=UTC), FOREVER),
@@ -108,6 +110,7 @@ class Decam:
     pixel_scale = 0.2626
     needs_masters = True
     edge_columns = 35
+    location: Location | None = CERRO_TOLOLO
 
     def exposure(self, header: Header) -> Exposure:
         """Read what was observed, and when; see `Camera.exposure`."""

@@ -10,6 +10,10 @@ Example
     calibrated = true               # bias and flat were applied before
     edge_columns = 0                # glowing columns beside the overscan
 
+    [site]                          # where the telescope stands: tells day from night
+    latitude = 32.7803              # degrees, north positive
+    longitude = -105.8203           # degrees, east positive
+
     [cards]                         # which card says what; a missing line takes the default
     number = "FRAME"                # exposure number
     kind = "FLAVOR"                 # object, zero, dome flat, ...
@@ -55,9 +59,9 @@ from prepipe.cameras.base import (
     parse_utc,
 )
 from prepipe.errors import ConfigError, HeaderError
-from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Night
+from prepipe.model import Amplifier, Box, Ccd, Exposure, Kind, Layout, Location, Night
 
-__all__ = ["BandTable", "Cards", "Description", "Detector", "GenericCamera"]
+__all__ = ["BandTable", "Cards", "Description", "Detector", "GenericCamera", "SiteTable"]
 
 KINDS = {
     **dict.fromkeys(("zero", "bias", "bias frame"), Kind.ZERO),
@@ -114,6 +118,15 @@ class BandTable(BaseModel):
     gaia_colours: tuple[float, float] = (-math.inf, math.inf)
 
 
+class SiteTable(BaseModel):
+    """Where the telescope stands."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float = Field(ge=-180, le=360)
+
+
 class Description(BaseModel):
     """The whole TOML file."""
 
@@ -124,6 +137,7 @@ class Description(BaseModel):
     turn_hour: int = Field(14, ge=0, le=23)
     calibrated: bool = False
     edge_columns: int = Field(0, ge=0)
+    site: SiteTable | None = None
     cards: Cards = Cards()
     detector: Detector = Detector()
     bands: dict[str, BandTable] = {}
@@ -143,6 +157,8 @@ class GenericCamera:
         self.pixel_scale = description.pixel_scale
         self.needs_masters = not description.calibrated
         self.edge_columns = description.edge_columns
+        site = description.site
+        self.location = None if site is None else Location(site.latitude, site.longitude)
 
     @classmethod
     def read(cls, path: Path) -> GenericCamera:

@@ -108,6 +108,8 @@ def _telescope_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_codec(site),
         lambda: check_workers("pack.workers", site.pack.workers),
     ]
+    if (share := own.share) is not None:
+        checks.append(lambda: check_writable("telescope.share", share))
     if site.link.kind != "local":
         checks.append(check_ssh_tools)
     return [*checks, lambda: check_link(site)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prepipe.store.status import NightStatus
 
 __all__ = [
+    "ARCHIVE_LOCK",
     "FINISHED",
     "INGEST_LOCK",
     "JOURNAL_NAME",
@@ -28,6 +29,7 @@ __all__ = [
 
 JOURNAL_NAME = "journal.sqlite"
 PUSH_LOCK = "push.lock"
+ARCHIVE_LOCK = "archive.lock"
 INGEST_LOCK = "ingest.lock"
 
 FINISHED = {
@@ -70,11 +72,13 @@ class Journals:
             end: [file for file in journal.quarantined_files() if _is_about(file.path, exposure)]
             for end, journal in self.present.items()
         }
+        sender = self.telescope
         return night_status(
             rows.get("telescope", ()),
             rows.get("cluster", ()),
             files.get("telescope", ()),
             files.get("cluster", ()),
+            sender.transfers(exposure=exposure, night=night) if sender else (),
         )
 
 

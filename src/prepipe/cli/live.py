@@ -1,4 +1,4 @@
-"""What `push` and `ingest` show while they run: a table on a terminal, lines elsewhere.
+"""What `push`, `archive` and `ingest` show while they run: a table on a terminal, lines elsewhere.
 
 It reads the journal from a thread of its own, so that it can neither slow nor stop the work.
 """
@@ -43,7 +43,7 @@ class Display:
     journal : Path
         Of the end that works.
     end : str
-        ``"telescope"`` or ``"cluster"``.
+        ``"telescope"``, ``"cluster"``, or ``"archive"``: originals leave the telescope.
     """
 
     def __init__(self, journal: Path, end: str) -> None:
@@ -65,10 +65,18 @@ class Display:
             self._pending.add(exposure)
             self._told.setdefault(exposure, time.monotonic())
 
+    def conclude(self, exposure: int, sentence: str) -> None:
+        """Say how an exposure ended, in the place of its line."""
+        with self._lock:
+            self._pending.discard(exposure)
+            self._told.pop(exposure, None)
+        self.say(sentence)
+
     def say(self, sentence: str) -> None:
         """Say something that should not wait: a failure, trouble."""
         if self._live is not None:
-            self._live.console.print(sentence)
+            # fields of exposures are free text
+            self._live.console.print(printable(sentence), markup=False)
         else:
             _log(sentence)
 
@@ -115,11 +123,16 @@ class Display:
             return
         for number in self._quiet(last=last):
             rows = journal.rows(exposure=number)
-            if rows and (last or all(row.stage in FINISHED[self._end] for row in rows)):
+            if rows and (last or all(self._is_through(row) for row in rows)):
                 _log(exposure_line(rows))
         for number in self._long_under_way():
             if rows := journal.rows(exposure=number):
                 _log(exposure_line(rows))
+
+    def _is_through(self, row: CcdRow) -> bool:
+        if self._end == "archive":
+            return row.archived_at is not None or not row.is_lossy
+        return row.stage in FINISHED[self._end]
 
     def _table(self, journal: Journal) -> Any:
         from prepipe.cli.status import exposure_table
@@ -132,7 +145,7 @@ class Display:
     def _status(self, rows: list[CcdRow]) -> NightStatus:
         from prepipe.store.status import night_status
 
-        return night_status(rows) if self._end == "telescope" else night_status((), rows)
+        return night_status((), rows) if self._end == "cluster" else night_status(rows)
 
     def _quiet(self, *, last: bool) -> list[int]:
         """Exposures that have not had their line since they moved, and now are at rest."""
@@ -169,6 +182,8 @@ def exposure_line(rows: list[CcdRow]) -> str:
     line += ", ".join(f"{count} {stage}" for stage, count in stages.items())
     if grades:
         line += f" ({', '.join(f'{count} {grade}' for grade, count in grades.items())})"
+    if archived := sum(row.archived_at is not None for row in rows):
+        line += f", {archived} of {sum(row.is_lossy for row in rows)} originals archived"
     return line
 
 

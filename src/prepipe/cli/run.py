@@ -25,7 +25,7 @@ __all__ = ["register"]
 
 Once = Annotated[bool, typer.Option("--once", help="Do what is there, then end.")]
 
-TOLD_AT_ONCE = ("failed", "readmitted", "obstacle", "cleared")
+TOLD_AT_ONCE = ("taken over", "failed", "readmitted", "obstacle", "cleared")
 TOLD_AT_THE_END = ("quarantined", "rejected", "trouble")
 """Kinds of event that a run with an end lists there; another tells them at once, too."""
 
@@ -131,6 +131,9 @@ def _pushes(site: Site) -> str:
 
 
 def _show_pushed(display: Display, event: telescope.Event, *, once: bool) -> None:
+    if event.what == "complete" and event.key is not None:
+        display.conclude(event.key.exposure, event.text)
+        return
     if event.key is not None:
         display.touch(event.key.exposure)
     if event.what in TOLD_AT_ONCE or (event.what in TOLD_AT_THE_END and not once):

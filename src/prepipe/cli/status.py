@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from prepipe.config import Site
     from prepipe.model import Night
-    from prepipe.store.status import CcdStatus, ExposureStatus, NightStatus, Spread
+    from prepipe.store.status import CcdStatus, ExposureStatus, NightStatus, Originals, Spread
+    from prepipe.store.transfers import NightTraffic
 
 __all__ = ["exposure_table", "register", "status_json"]
 
@@ -134,6 +135,8 @@ def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
         "files": found.files,
         "latency_s": found.latency,
         "stages": found.stages,
+        "traffic": [vars(night) | {"night": str(night.night)} for night in found.traffic],
+        "originals": found.originals,
     }
 
 
@@ -150,6 +153,7 @@ def _exposure_json(found: ExposureStatus, *, ccds: bool) -> dict[str, Any]:
         "n_ccds": len(found.ccds),
         "stages": found.stages,
         "grades": found.grades,
+        "originals": found.originals,
         "latency_s": found.latency_s,
     }
     if ccds:
@@ -173,6 +177,7 @@ def _ccd_json(ccd: CcdStatus) -> dict[str, Any]:
         "times": ccd.times,
         "seconds": ccd.seconds,
         "product": ccd.product,
+        "archived": ccd.archived,
     }
 
 
@@ -190,14 +195,20 @@ def exposure_table(found: NightStatus, *, newest: int | None = None) -> Table:
             _counts(exposure.stages),
             _counts(exposure.grades),
             number(exposure.latency_s, 1),
+            *([_archived(exposure.originals)] if found.originals.archived else []),
         )
         for exposure in shown
     ]
     columns = (
         *(">exposure", "night", "field", "band", "kind", ">CCDs", "stages", "grades"),
         ">latency s",
+        *([">archived"] if found.originals.archived else []),
     )
     return make_table(columns, rows)
+
+
+def _archived(originals: Originals) -> str:
+    return f"{originals.archived} of {originals.expected}" if originals.expected else "-"
 
 
 def _counts(counts: Any) -> str:
@@ -310,7 +321,16 @@ def _summary(found: NightStatus) -> str:
             f"; found to calibrated: median {found.latency.p50:.1f} s, "
             f"95 % within {found.latency.p95:.1f} s"
         )
-    return line
+    if found.originals.expected:
+        line += f"; originals archived: {_archived(found.originals)}"
+    return "\n".join([line, *map(_traffic, found.traffic)])
+
+
+def _traffic(night: NightTraffic) -> str:
+    return (
+        f"{night.night.ut_name}: {night.exposures} exposures sent, {night.bytes / 1e6:.1f} MB in "
+        f"{night.seconds:.1f} s, {night.mbit_s:.1f} Mbit/s"
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ those of the uncompressed image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +87,10 @@ def with_new_sums(cards: list[bytes], data_unit: bytes) -> list[bytes]:
         With its padding.
     """
     data = fits_sum(data_unit)
-    fresh = [_with_value(card, _DATASUM, str(data)) for card in cards]
-    fresh = [_with_value(card, _CHECKSUM, _UNSET) for card in fresh]
-    checksum = _encode(_ALL_ONES - fits_sum(join_cards(fresh), data))
-    return [_with_value(card, _CHECKSUM, checksum) for card in fresh]
+    values = {_DATASUM: str(data), _CHECKSUM: _UNSET}
+    fresh = [_with_values(card, values) for card in cards]
+    values[_CHECKSUM] = _encode(_ALL_ONES - fits_sum(join_cards(fresh), data))
+    return [_with_values(card, values) for card in fresh]
 
 
 def _verify(file: FitsFile, span: HduSpan) -> HduSums:
@@ -104,8 +105,9 @@ def _verify(file: FitsFile, span: HduSpan) -> HduSums:
     return HduSums(span.index, data, fits_sum(span.header, total) in (0, _ALL_ONES))
 
 
-def _with_value(card: bytes, keyword: bytes, value: str) -> bytes:
-    return replace_value(card, value) if card.startswith(keyword) else card
+def _with_values(card: bytes, values: Mapping[bytes, str]) -> bytes:
+    value = values.get(card[:8])
+    return card if value is None else replace_value(card, value)
 
 
 def _encode(value: int) -> str:

@@ -88,17 +88,18 @@ class HduSpan:
         return tuple(split_cards(self.header))
 
     @cached_property
-    def _values(self) -> dict[str, CardValue | None]:
+    def _by_keyword(self) -> dict[str, bytes]:
         # the first of two equal keywords counts, as in cfitsio
-        return {keyword_of(card): card_value(card) for card in reversed(self.cards)}
+        return {keyword_of(card): card for card in reversed(self.cards)}
 
     def value(self, keyword: str) -> CardValue | None:
         """Value of a standard keyword (not HIERARCH), None if absent or not readable."""
-        return self._values.get(keyword)
+        card = self._by_keyword.get(keyword)
+        return None if card is None else card_value(card)
 
     def has(self, keyword: str) -> bool:
         """Whether the header has a card of this standard keyword."""
-        return keyword in self._values
+        return keyword in self._by_keyword
 
     @property
     def astropy_header(self) -> Header:

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from prepipe.codec.base import Allocate
-from prepipe.codec.rice_bits import FULL_SPLIT, SELECTOR_BITS, Bytes, store_word
+from prepipe.codec.rice_bits import FULL_SPLIT, SELECTOR_BITS, Bytes, leading_zeros, store_word
 
 __all__ = ["LARGEST_STEP", "RICE_BLOCK", "encode_quantised", "encode_tiles"]
 
@@ -30,6 +30,7 @@ _LOW_HALF = np.uint64(0xFFFFFFFF)
 _NOTHING = np.uint64(0)
 _ONE = np.uint64(1)
 _WORD = np.uint64(64)
+_WHOLE_BLOCK = np.uint64(RICE_BLOCK)
 _WORD_BYTES = 8
 _SHORT_CODE = np.uint64(14)
 """Four codes of this length and seven bits left over fit into a word."""
@@ -123,15 +124,13 @@ def _flush(
 
 
 @njit(cache=True)
-def _split_bits(codes: NDArray[np.uint32], total: np.uint64) -> np.uint64:
+def _split_bits(count: np.uint64, total: np.uint64) -> np.uint64:
     """How many low bits to split off, from the mean of the codes; as cfitsio chooses."""
-    count = codes.size
-    mean = max(int(total) - count // 2 - 1, 0) // count
-    split = np.uint64(0)
-    half = mean >> 1
-    while half > 0:
-        split += _ONE
-        half >>= 1
+    less = (count >> _ONE) + _ONE
+    above = total - less if total > less else _NOTHING
+    mean = above >> np.uint64(5) if count == _WHOLE_BLOCK else above // count
+    # as often as half of it can be halved
+    split: np.uint64 = np.uint64(63) - leading_zeros(mean | _ONE)
     return split
 
 
@@ -186,11 +185,17 @@ def _put_short(
     """Write a multiple of four codes, none longer than `_SHORT_CODE`."""
     one = _ONE << split
     mask = one - _ONE
-    for first in range(np.uint64(0), np.uint64(codes.size), np.uint64(4)):
-        for index in range(first, first + np.uint64(4)):
-            code = np.uint64(codes[index])
-            filled += (code >> split) + _ONE + split
-            word |= ((code & mask) | one) << (_WORD - filled)
+    shortest = _ONE + split
+    for k in range(np.uint64(0), np.uint64(codes.size), np.uint64(4)):
+        # Joined in pairs, and these in pairs, so that few steps have to wait for the word before.
+        a, b = np.uint64(codes[k]), np.uint64(codes[k + _ONE])
+        c, d = np.uint64(codes[k + np.uint64(2)]), np.uint64(codes[k + np.uint64(3)])
+        length_b, length_d = (b >> split) + shortest, (d >> split) + shortest
+        length = (c >> split) + shortest + length_d
+        first = (((a & mask) | one) << length_b) | (b & mask) | one
+        second = (((c & mask) | one) << length_d) | (d & mask) | one
+        filled += (a >> split) + shortest + length_b + length
+        word |= ((first << length) | second) << (_WORD - filled)
         place, word, filled = _flush(stream, place, word, filled)
     return place, word, filled
 
@@ -220,7 +225,7 @@ def _put_row(
         highest = np.uint32(0)
         for index in range(block.size):
             highest = max(highest, block[index])
-        split = _split_bits(block, total)
+        split = _split_bits(np.uint64(block.size), total)
         if split >= full_split:
             word |= (full_split + _ONE) << (_WORD - filled)
             place, word, filled = _put_full(stream, place, word, filled, block, pixel_bits)

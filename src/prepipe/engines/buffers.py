@@ -17,12 +17,17 @@ from prepipe.codec.base import Allocate
 
 __all__ = ["Buffers"]
 
+_PAGE = 4096
+_STAGGER = 9 * 64
+"""Bytes; whole cache lines, and seven of them come round a page once."""
+
 
 class Buffers:
     """Named arrays, made when they are first asked for and then given again."""
 
     def __init__(self) -> None:
         self._memory: dict[str, NDArray[np.uint8]] = {}
+        self._made = 0
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Array with any content, in the memory that `name` had before if it is large enough.
@@ -45,8 +50,19 @@ class Buffers:
             # given back before more is asked for, lest both exist at once
             self._memory.pop(name, None)
             del memory
-            memory = self._memory[name] = np.empty(size, np.uint8)
+            memory = self._memory[name] = self._aligned(size)
         return memory[:size].view(dtype).reshape(shape)
+
+    def _aligned(self, size: int) -> NDArray[np.uint8]:
+        """Fresh memory that begins with a cache line, at another place of a page than the last.
+
+        Of pieces at the same place of their pages a processor takes one for the other, until it
+        has compared their whole addresses.
+        """
+        self._made += 1
+        memory = np.empty(size + 2 * _PAGE, np.uint8)
+        start = -memory.ctypes.data % _PAGE + self._made * _STAGGER % _PAGE
+        return memory[start : start + size]
 
     def named(self, name: str) -> Allocate:
         """`array` of one name, for functions that know shape and type only themselves."""

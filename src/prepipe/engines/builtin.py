@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,35 +42,12 @@ from prepipe.engines.steps import (
     fit_profiles,
     measure_sources,
 )
+from prepipe.engines.stopwatch import Stopwatch
 from prepipe.errors import InputError, StorageError
 from prepipe.model import Layout, Night, Reduction
 from prepipe.quality.grades import grade, limits_for
 
 __all__ = ["Stopwatch", "carry_out", "reduce_ccd"]
-
-
-class Stopwatch:
-    """Time of each step, s.
-
-    Parameters
-    ----------
-    clock : callable
-        Wall time unless told otherwise.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timing(self, step: str) -> Iterator[None]:
-        """Add what passes inside to `step`."""
-        begin = self._clock()
-        try:
-            yield
-        finally:
-            took = self._clock() - begin
-            self.seconds[step] = self.seconds.get(step, 0.0) + took
 
 
 @dataclass(frozen=True)
@@ -183,10 +158,10 @@ def _pixels_to_sources(
 ) -> tuple[Clean, Measured]:
     fwhm_px = settings.seeing_guess_arcsec / camera.pixel_scale
     for certain in (False, True):
-        with watch.timing("clean"):
-            clean = clean_pixels(raw, layout, camera, masters, fwhm_px, buffers, certain=certain)
-        with watch.timing("sources"):
-            measured = measure_sources(clean, clean.fwhm_px, settings.detection_snr, buffers)
+        clean = clean_pixels(
+            raw, layout, camera, masters, fwhm_px, buffers, certain=certain, watch=watch
+        )
+        measured = measure_sources(clean, clean.fwhm_px, settings.detection_snr, buffers, watch)
         # Stars much sharper than supposed pass for cosmic rays: once more, knowing better.
         if not measured.psf.known or measured.psf.fwhm_px >= SHARPEST * clean.fwhm_px:
             break

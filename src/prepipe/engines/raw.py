@@ -219,7 +219,7 @@ def _read_hdu(path: Path, index: int, camera: Camera) -> RawCcd:
         raise FitsError(
             f"{path}[{index}]: {corrupt.size} of {len(pixels)} rows are corrupt; fetch it again"
         )
-    return RawCcd(
+    raw = RawCcd(
         exposure,
         ccd,
         primary,
@@ -229,6 +229,8 @@ def _read_hdu(path: Path, index: int, camera: Camera) -> RawCcd:
         decoded.sum_fits,
         (primary_cards, cards),
     )
+    vars(raw)["header"] = header  # known already
+    return raw
 
 
 def _find_hdu(file: FitsFile, index: int) -> tuple[HduSpan, HduSpan]:

@@ -32,6 +32,7 @@ from prepipe.cameras import Camera
 from prepipe.engines.buffers import Buffers
 from prepipe.engines.corrections import Corrections
 from prepipe.engines.raw import RawCcd
+from prepipe.engines.stopwatch import Stopwatch
 from prepipe.model import Layout
 
 __all__ = [
@@ -142,6 +143,7 @@ def clean_pixels(
     buffers: Buffers | None = None,
     *,
     certain: bool = False,
+    watch: Stopwatch | None = None,
 ) -> Clean:
     """From raw ADU to electrons: detrending, masks, sky, cosmic rays.
 
@@ -158,13 +160,15 @@ def clean_pixels(
         Memory for the planes.
     certain : bool
         Whether that seeing is known; else bright stars are asked first.
+    watch : Stopwatch, optional
+        Takes the time of ``"detrend"``, ``"masks"``, ``"background"`` and ``"cosmic_rays"``.
 
     Raises
     ------
     PixelError
         If the pixels have a wrong type or shape.
     """
-    buffers = buffers or Buffers()
+    buffers, watch = buffers or Buffers(), watch or Stopwatch()
     known_dead = camera.dead_amplifiers(raw.ccd.number, raw.exposure.start)
     dead = tuple(dict.fromkeys((*known_dead, *find_dead(raw.pixels, layout))))
     flags = _amplifier_flags(layout, dead)
@@ -176,34 +180,36 @@ def clean_pixels(
     if raw.sum_fits is False:
         flags.append("STALE_SUM")
     layout = masters.noisier(layout)
-    frame = _detrended(raw, layout, masters, dead, corrupt, buffers)
-    if saturated_fraction(frame.mask) > FLOODED:
-        flags.append("SATURATED_FRAME")
-    n_saturated = grow_saturation(frame.mask)
-    _mark_edges(frame.mask, layout, camera.edge_columns)
-    interpolate_bad(frame.image, frame.mask)
-    background = measure_background(frame.image, frame.mask)
-    silent = mark_silent(frame.mask, background, frame.read_noise)
-    if not math.isfinite(background.median_level) or silent > SILENT:
-        flags.append("BLANK")
-    elif _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in flags:
-        flags.append("PARTIAL_DEAD")
-    if not certain:
-        fwhm_px = _glimpsed(frame, background, fwhm_px)
-    n_cosmic_rays = find_cosmic_rays(
-        frame.image,
-        frame.mask,
-        background,
-        fwhm_px,
-        read_noise=frame.read_noise,
-        variance=frame.variance,
-    )
+    with watch.timing("detrend"):
+        frame = _detrended(raw, layout, masters, dead, corrupt, buffers)
+    with watch.timing("masks"):
+        if saturated_fraction(frame.mask) > FLOODED:
+            flags.append("SATURATED_FRAME")
+        n_saturated = grow_saturation(frame.mask)
+        _mark_edges(frame.mask, layout, camera.edge_columns)
+        interpolate_bad(frame.image, frame.mask)
+    with watch.timing("background"):
+        background = measure_background(frame.image, frame.mask)
+        flags += _silence_flags(frame, background, flags)
+    with watch.timing("cosmic_rays"):
+        if not certain:
+            fwhm_px = _glimpsed(frame, background, fwhm_px)
+        n_cosmic_rays = find_cosmic_rays(
+            frame.image,
+            frame.mask,
+            background,
+            fwhm_px,
+            read_noise=frame.read_noise,
+            variance=frame.variance,
+        )
     if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
         flags.append("MANY_COSMIC_RAYS")
     shape = layout.trimmed_shape
-    search_mask = blind_edges(frame.mask, buffers.array("search mask", shape, np.uint8))
-    without_sky = buffers.array("without sky", shape, np.float32)
-    image = subtract(frame.image, background, without_sky, search_mask)
+    with watch.timing("masks"):
+        search_mask = blind_edges(frame.mask, buffers.array("search mask", shape, np.uint8))
+    with watch.timing("background"):
+        without_sky = buffers.array("without sky", shape, np.float32)
+        image = subtract(frame.image, background, without_sky, search_mask)
     return Clean(
         frame, background, image, search_mask, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px
     )
@@ -233,6 +239,16 @@ def _detrended(
     )
 
 
+def _silence_flags(frame: Detrended, background: Background, known: list[str]) -> list[str]:
+    """Mark what has no noise as dead; what that says of the frame."""
+    silent = mark_silent(frame.mask, background, frame.read_noise)
+    if not math.isfinite(background.median_level) or silent > SILENT:
+        return ["BLANK"]
+    if _dead_part(frame.mask) > PART_DEAD and "PARTIAL_DEAD" not in known:
+        return ["PARTIAL_DEAD"]
+    return []
+
+
 def _glimpsed(frame: Detrended, background: Background, fwhm_px: float) -> float:
     """The seeing by a few bright stars, or the one supposed where they do not tell."""
     seen = glimpse_seeing(frame.image, frame.mask, background, fwhm_px, read_noise=frame.read_noise)
@@ -251,7 +267,11 @@ def _planes(buffers: Buffers, shape: tuple[int, int]) -> Detrended:
 
 
 def measure_sources(
-    clean: Clean, fwhm_px: float, snr: float, buffers: Buffers | None = None
+    clean: Clean,
+    fwhm_px: float,
+    snr: float,
+    buffers: Buffers | None = None,
+    watch: Stopwatch | None = None,
 ) -> Measured:
     """Detect and measure the sources, and the seeing.
 
@@ -264,9 +284,13 @@ def measure_sources(
         Detection threshold.
     buffers : Buffers, optional
         Memory for the filtered image.
+    watch : Stopwatch, optional
+        Takes the time of ``"filter"``, ``"detect"``, ``"measure"`` and ``"psf"``.
     """
-    buffers = buffers or Buffers()
+    buffers, watch = buffers or Buffers(), watch or Stopwatch()
     noise = clean.background.median_rms
+    # Once the sources are found, the compressed product may take this memory.
+    filtered = buffers.array("IMAGE tiles", clean.image.shape, np.float32)
     sources, psf = find_sources(
         clean.image,
         clean.search_mask,
@@ -275,7 +299,8 @@ def measure_sources(
         fwhm_px,
         noise**2 if math.isfinite(noise) else 0.0,
         snr,
-        buffers.array("filtered", clean.image.shape, np.float32),
+        filtered,
+        watch.timing,
     )
     flags: Flags = ()
     if len(sources) == 0:

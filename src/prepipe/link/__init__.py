@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from prepipe.link.base import DONE, REJECTED, Held, Link
+from prepipe.link.base import ARCHIVE, DONE, REJECTED, Held, Link
 
 if TYPE_CHECKING:
     from prepipe import config
 
-__all__ = ["DONE", "REJECTED", "Held", "Link", "open_link"]
+__all__ = ["ARCHIVE", "DONE", "REJECTED", "Held", "Link", "open_link"]
 
 
 def open_link(settings: config.Link, on_notice: Callable[[str], object] = lambda _: None) -> Link:

@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["DONE", "REJECTED", "Held", "Link"]
+from prepipe.errors import PacketError
+
+__all__ = ["ARCHIVE", "DONE", "PLACES", "REJECTED", "Held", "Link", "known_place"]
+
+ARCHIVE = "archive"
+"""Directory below the landing directory for originals: kept, never calibrated."""
 
 DONE = "done"
 """Directory below the landing directory for packets that were registered."""
 
 REJECTED = "rejected"
 """Directory below the landing directory for packets that were damaged."""
+
+PLACES = ("", ARCHIVE)
+"""Where a sender may put something: the landing directory itself, and what lies below it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Link(Protocol):
 
     concurrency: int
 
-    def send(self, packet: Path, urgency: int = 0) -> None:
+    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
         """Put a packet into the landing directory, whole, under its own name.
 
         Parameters
@@ -51,6 +59,9 @@ class Link(Protocol):
         urgency : int
             Of several packets under way the one with the highest goes first, where the link
             can tell them apart.
+        place : str
+            One of `PLACES`. An original that the archive has already is not sent again, where the
+            link can tell by its checksum.
 
         Raises
         ------
@@ -65,6 +76,8 @@ class Link(Protocol):
     def inventory(self) -> dict[str, Held]:
         """The packets that the far side has, by name, registered ones included.
 
+        Originals in its archive bear the same names, and are left out.
+
         Raises
         ------
         LinkError
@@ -78,3 +91,15 @@ class Link(Protocol):
         May be called by any thread, and more than once.
         """
         ...
+
+
+def known_place(place: str) -> str:
+    """`place` itself if it is one of `PLACES`.
+
+    Raises
+    ------
+    PacketError
+    """
+    if place not in PLACES:
+        raise PacketError(f"{place!r} is no place in a landing directory; give '' or {ARCHIVE!r}")
+    return place

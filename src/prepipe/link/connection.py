@@ -120,6 +120,7 @@ class Connection:
         self.state = State.OPENING
         self.began = self.last_heard = time.monotonic()
         self.opened_at = 0.0
+        self.welcome: Welcome | None = None
         self.is_unwanted = False
         self.skew_s = 0.0
         self.ending = Ending()
@@ -271,6 +272,7 @@ class Connection:
                 raise ProtocolError("the far end says Welcome twice")
             self.state = State.OPEN
             self.opened_at = self.last_heard
+            self.welcome = welcome
             self.skew_s = welcome.time - time.time() if welcome.time else 0.0
             self._dealer.take_part(self)
         self._greeted.set()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from prepipe.errors import LinkError, PrepipeError
 from prepipe.link.outgoing import Outgoing
-from prepipe.link.protocol import CHUNK_BYTES, Offer, chunk_count, from_bitmap
+from prepipe.link.protocol import CHUNK_BYTES, TRIAL, Offer, chunk_count, from_bitmap
 
 __all__ = ["Dealer", "Task", "Transfer"]
 
@@ -310,6 +310,10 @@ class Dealer:
         if len(transfer.there) == transfer.count:
             transfer.whole_since = now
             transfer.nudge_at = now + transfer.nudge_pause
+            if transfer.offer.place == TRIAL:
+                # nobody commits what is thrown away
+                self._drop(transfer.offer.id)
+                transfer.over.set()
 
     def has(self, who: Hashable, file_id: int, bits: bytes) -> None:
         """Note what the far side has of a file.

@@ -20,12 +20,14 @@ from types import FrameType
 from typing import TypeGuard
 
 from prepipe import __version__
-from prepipe.errors import ConfigError, PacketError
+from prepipe.errors import ConfigError, PacketError, StorageError
+from prepipe.files import content_checksum
 from prepipe.link.local import files_below, is_packet
-from prepipe.link.partial import Landing, Partial, checksum_of
+from prepipe.link.partial import Landing, Partial
 from prepipe.link.protocol import (
     CHUNK_BYTES,
     GREETING,
+    TRIAL,
     VERSION,
     Acknowledged,
     Chunk,
@@ -187,6 +189,8 @@ class FarEnd:
             self._say(Refused("name", f"{error}; nothing was written", offer.id))
             return
         count = chunk_count(offer.size)
+        if offer.place == TRIAL:
+            return
         try:
             partial = self._partial_for(offer)
             bits = None if partial is None else partial.bits()
@@ -215,6 +219,9 @@ class FarEnd:
             self._say(self._answer_too_late(chunk))
             return
         _require_fit(chunk, offer)
+        if offer.place == TRIAL:
+            self._say(Acknowledged(chunk.id, chunk.index))
+            return
         try:
             complete = self._write_at_once(offer, chunk)
         except OSError as error:
@@ -311,9 +318,9 @@ class FarEnd:
         """Name, bytes and checksum of each packet; one that moves down meanwhile comes later."""
         for entry in files_below(self._landing.directory):
             if is_packet(entry.name):
-                with suppress(OSError):
+                with suppress(OSError, StorageError):
                     path = Path(entry.path)
-                    yield [entry.name, path.stat().st_size, checksum_of(path)]
+                    yield [entry.name, path.stat().st_size, content_checksum(path)]
 
     def _say(self, *messages: Message) -> None:
         for message in messages:
@@ -443,10 +450,8 @@ def _wind_clock(idle_s: float) -> Callable[[], object]:
 
 
 def _is_final(message: Message) -> TypeGuard[Committed | Refused]:
-    """Whether nothing more will be said of the file."""
-    if isinstance(message, Refused):
-        return message.id is not None and message.reason in ("name", "checksum")
-    return isinstance(message, Committed)
+    """Whether this is all that is said of a file until it is offered again."""
+    return isinstance(message, Committed | Refused) and message.id is not None
 
 
 def _require_fit(chunk: Chunk, offer: Offer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prepipe.errors import LinkError, PacketError, StorageError
 from prepipe.files import atomic_path, content_checksum, storage_errors
-from prepipe.link.base import REJECTED, Held
+from prepipe.link.base import ARCHIVE, REJECTED, Held, known_place
 from prepipe.names import parse_name
 
 __all__ = ["LocalLink", "files_below", "is_packet"]
@@ -36,23 +36,26 @@ class LocalLink:
     def __init__(self, landing: Path) -> None:
         self.landing = landing
 
-    def send(self, packet: Path, urgency: int = 0) -> None:
+    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
         """Put a packet into the landing directory; see `Link.send`.
 
         Raises
         ------
         PacketError
-            If the file has no packet's name.
+            If the file has no packet's name, or there is no such place.
         StorageError
             If the landing directory's disk is full, or the packet vanished.
         LinkError
             If the landing directory cannot be written.
         """
         parse_name(packet.name)
+        final = self.landing / known_place(place) / packet.name
         with storage_errors(packet):
             packet.stat()
+        if place and _is_there(final, packet):
+            return
         try:
-            with atomic_path(self.landing / packet.name) as partial:
+            with atomic_path(final) as partial:
                 _link_or_copy(packet, partial)
         except StorageError as error:
             cause = error.__cause__
@@ -101,6 +104,15 @@ class _Readable(Held):
             return ""
 
 
+def _is_there(final: Path, packet: Path) -> bool:
+    """Whether it arrived before; one that cannot be read is written anew."""
+    try:
+        same_size = final.stat().st_size == packet.stat().st_size
+    except OSError:
+        return False
+    return same_size and content_checksum(final) == content_checksum(packet)
+
+
 def _link_or_copy(packet: Path, partial: Path) -> None:
     partial.unlink(missing_ok=True)
     try:
@@ -110,7 +122,7 @@ def _link_or_copy(packet: Path, partial: Path) -> None:
 
 
 def files_below(landing: Path) -> Iterator[os.DirEntry[str]]:
-    """Files of the landing directory first, then those further down but for rejected ones.
+    """Files of the landing directory, then those further down, not rejected ones and originals.
 
     A packet only ever moves downwards, so that one that moves meanwhile is not missed.
     """
@@ -119,7 +131,7 @@ def files_below(landing: Path) -> Iterator[os.DirEntry[str]]:
         directory = pending.pop(0)
         for entry in _entries(directory):
             if entry.is_dir(follow_symlinks=False):
-                if not (directory == landing and entry.name == REJECTED):
+                if not (directory == landing and entry.name in (REJECTED, ARCHIVE)):
                     pending.append(Path(entry.path))
             elif entry.is_file():
                 yield entry

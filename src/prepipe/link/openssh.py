@@ -11,6 +11,7 @@ from prepipe.errors import ConfigError
 
 __all__ = [
     "base_options",
+    "cipher_options",
     "far_command",
     "has_shared_connection",
     "need_programs",
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 CONNECT_S = 30.0
+_CHEAPEST = "aes128-gcm@openssh.com"
 _LOOK_S = 2.0
 
 
@@ -99,6 +101,31 @@ def far_command(settings: config.Link) -> str:
     end itself knows what ``~`` means.
     """
     return f"{settings.command} receive --landing {shlex.quote(str(settings.landing))}"
+
+
+def cipher_options(settings: config.Link) -> list[str]:
+    """Ask for the cheapest of the ciphers that both ends allow, unless the user chose some.
+
+    AES-GCM, which processors know, takes a sixth less of both ends' time than OpenSSH's first
+    choice.
+    """
+    own = _told(["-F", "/dev/null", "--", settings.host], "ciphers")
+    told = _told([*settings.options, "--", settings.host], "ciphers")
+    if not own or own != told or _CHEAPEST not in own.split(","):
+        return []
+    return [f"-oCiphers=^{_CHEAPEST}"]
+
+
+def _told(arguments: list[str], key: str) -> str:
+    """What ssh would use, as ``ssh -G`` tells it; empty if it does not."""
+    try:
+        done = subprocess.run(
+            ["ssh", "-G", *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = [line for line in done.stdout.splitlines() if line.startswith(f"{key} ")]
+    return found[0].removeprefix(f"{key} ") if found else ""
 
 
 def has_shared_connection(settings: config.Link) -> bool:

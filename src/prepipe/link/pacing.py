@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
 from prepipe.link.protocol import CHUNK_BYTES
 
-__all__ = ["Pace", "RateFinder", "bytes_per_s", "connections_for", "overdue_after", "window_for"]
+__all__ = [
+    "HEADERS",
+    "Pace",
+    "RateFinder",
+    "bytes_per_s",
+    "connections_for",
+    "overdue_after",
+    "window_for",
+]
 
 OF_RATE = 0.97
 """The part of the line's rate that is used: its queue must not fill."""
 
+HEADERS = 1500 / 1448
+"""Bytes on the line over bytes carried, in full packets of TCP with time stamps."""
 _MBIT_A_CONNECTION = 25.0
 """At 240 ms a connection carries this with room to spare (ssh's own window of 2 MiB: 70)."""
 _FEWEST, _MOST = 2, 16
 _UNKNOWN_RATE_CONNECTIONS = 8
 _NARROWEST, _WIDEST = 3, 16
-_LATE_S = 2.0
 _PART_BYTES = 32 * 1024
 
 
@@ -51,9 +61,12 @@ def window_for(pace: float, rtt_s: float) -> int:
     return min(max(wanted, _NARROWEST), _WIDEST)
 
 
-def overdue_after(pace: float, rtt_s: float, window: int) -> float:
-    """After how many seconds a chunk is late, however many went before it; see `window_for`."""
-    return max(_LATE_S, 2 * (window * CHUNK_BYTES / pace + rtt_s))
+def overdue_after(pace: float, rtt_s: float) -> float:
+    """When the answer to a chunk is late, near the end of the queue, s.
+
+    By then it has waited for a few before it, and crossed.
+    """
+    return 4 * CHUNK_BYTES / pace + rtt_s + 0.1
 
 
 class Pace:
@@ -99,8 +112,8 @@ class Pace:
 class RateFinder:
     """The line's rate from what is acknowledged, followed through the night.
 
-    As long as the line takes all that it is given, it is given more; when it takes clearly
-    less, it is given little more than it takes.
+    It begins low and doubles as long as the line takes all that it is given. Then it keeps to
+    what the line took, tries a little more now and then, and follows when that falls.
 
     Attributes
     ----------
@@ -108,35 +121,68 @@ class RateFinder:
         Mbit/s, of the packets with their headers.
     """
 
-    STEP = 1.15
-    _HEADERS = 1500 / 1448
-    _FULL = 0.85
-    _SHORT = 0.7
+    _FULL = 0.93
+    _ROOM = 1.02
+    _MORE = 1.15
     _LEAST = 2.0
+    _SHORT_SPELLS = 3
+    _FIRST_REST, _LONGEST_REST = 2, 16
+    """Spells between a try that failed and the next; twice as many after each."""
 
-    def __init__(self, rate: float = 100.0) -> None:
+    def __init__(self, rate: float = 50.0) -> None:
         self.rate = rate
-        self._short = 0
+        self._starting = True
+        self._before_try: float | None = None
+        self._took: list[float] = []
+        self._rest = 0
+        self._next_rest = self._FIRST_REST
 
     def note(self, acknowledged_bytes: float, seconds: float) -> bool:
-        """Take into account what was acknowledged while there was always more to send.
+        """Take into account what was acknowledged in a spell with always more to send.
 
         Returns
         -------
         bool
             Whether the rate changed.
         """
-        took = acknowledged_bytes * 8 / 1e6 / seconds * self._HEADERS
-        if took >= self._FULL * self.rate:
-            self._short = 0
-            self.rate *= self.STEP
-            return True
-        if took >= self._SHORT * self.rate:
-            self._short = 0
-            return False
-        self._short += 1
-        if self._short < 3:
-            return False
-        self._short = 0
-        self.rate = max(self._LEAST, took * self.STEP)
-        return True
+        took = acknowledged_bytes * 8e-6 / seconds * HEADERS
+        before = self.rate
+        if took >= self._FULL * before:
+            self._took.clear()
+            self._note_full()
+        else:
+            self._took.append(took)
+            self._note_less()
+        self._rest -= 1
+        self.rate = max(self.rate, self._LEAST)
+        return self.rate != before
+
+    def _note_full(self) -> None:
+        """The line took all: give it more, if it is time for that."""
+        if self._starting:
+            self.rate *= 2
+            return
+        if self._before_try is not None:
+            self._next_rest = self._FIRST_REST
+        self._before_try = None
+        if self._rest <= 0:
+            self._before_try = self.rate
+            self.rate *= self._MORE
+
+    def _note_less(self) -> None:
+        """The line took less: one spell may have been bad, several tell its rate."""
+        if self._before_try is not None:
+            self.rate, self._before_try = self._before_try, None
+            self._rest = self._next_rest
+            self._next_rest = min(2 * self._next_rest, self._LONGEST_REST)
+            self._took.clear()
+        elif self._starting and len(self._took) == 2:
+            self._starting = False
+            self._settle()
+        elif len(self._took) >= self._SHORT_SPELLS:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep to what the line takes."""
+        self.rate = self._ROOM * statistics.median(self._took)
+        self._took.clear()

@@ -25,7 +25,7 @@ from pathlib import Path
 import xxhash
 
 from prepipe.errors import StorageError
-from prepipe.files import PARTIAL_SUFFIX, storage_errors
+from prepipe.files import PARTIAL_SUFFIX, content_checksum, storage_errors
 from prepipe.link.base import DONE
 from prepipe.link.protocol import (
     CHUNK_BYTES,
@@ -40,13 +40,12 @@ from prepipe.link.protocol import (
     chunk_count,
 )
 
-__all__ = ["Landing", "Partial", "check_landing", "checksum_of"]
+__all__ = ["Landing", "Partial", "check_landing"]
 
 _MARK = struct.Struct(">BQ")
 _THERE = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-_READ_BYTES = 1 << 20
 _PLAINLY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """Neither a symbolic link nor a pipe that was planted under one of our names."""
 
@@ -341,8 +340,9 @@ class Landing:
     def _has(self, offer: Offer) -> bool:
         """Whether the very file is there already, whole."""
         for path in self._candidates(offer):
-            with suppress(FileNotFoundError):
-                if checksum_of(path) == offer.checksum:
+            # moved on meanwhile, or not to be read: then it comes again
+            with suppress(StorageError):
+                if content_checksum(path) == offer.checksum:
                     return True
         return False
 
@@ -381,20 +381,6 @@ def check_landing(directory: Path) -> str:
                 trial.unlink()
     free = Landing(directory).free_bytes() / 1e9
     return f"packets can land in {directory}: {free:,.1f} GB are free there"
-
-
-def checksum_of(path: Path) -> str:
-    """xxh3-128 of a file, hexadecimal.
-
-    Raises
-    ------
-    OSError
-    """
-    digest = xxhash.xxh3_128()
-    with path.open("rb", buffering=0) as stream:
-        while data := stream.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def _partial_names(offer: Offer) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class Pool:
         self._tuning = tuning
         self._notice = notice
         self._where = openssh.where(settings)
+        self._cipher: list[str] = []
         self._openings = Openings(settings.timeout_s)
         self._attention = threading.Event()
         self._closing = threading.Event()
@@ -160,6 +161,7 @@ class Pool:
 
     def _run(self) -> None:
         try:
+            self._cipher = openssh.cipher_options(self._settings)
             while not self._closing.is_set():
                 self._look_after()
                 self._attention.wait(_TICK_S)
@@ -177,7 +179,8 @@ class Pool:
         self._retire_surplus()
         healthy = self.healthy()
         self._tuning.share_out(healthy)
-        self._tuning.follow(now, self.acknowledged_bytes)
+        complete = len(healthy) >= self._tuning.wanted
+        self._tuning.follow(now, self.acknowledged_bytes, complete=complete)
         self._open_what_is_missing(now, len(healthy))
         self._note_whether_down(now, bool(healthy))
         self._dealer.give_up(self.why_give_up)
@@ -246,7 +249,7 @@ class Pool:
 
     def _command(self) -> list[str]:
         options = openssh.base_options(self._settings, self._openings.connect_s, *_ALIVE)
-        options += openssh.pool_options(shared=self._shared)
+        options += [*openssh.pool_options(shared=self._shared), *self._cipher]
         return ["ssh", *options, "--", self._settings.host, openssh.far_command(self._settings)]
 
     def _note_end(self, connection: Connection, now: float) -> None:

@@ -17,11 +17,13 @@ from typing import Any, ClassVar
 import xxhash
 
 from prepipe.errors import LinkError
+from prepipe.link.base import PLACES
 
 __all__ = [
     "CHUNK_BYTES",
     "GREETING",
     "MAX_FILE_BYTES",
+    "TRIAL",
     "VERSION",
     "Acknowledged",
     "Chunk",
@@ -50,6 +52,8 @@ GREETING = b"\x89prepipe receive\r\n\x1a\n"
 
 CHUNK_BYTES = 256 * 1024
 MAX_FILE_BYTES = 1 << 32
+TRIAL = "trial"
+"""Place of what is acknowledged and thrown away."""
 MAX_BODY_BYTES = CHUNK_BYTES + 64
 
 _HEADER = struct.Struct(">2sBBII")
@@ -138,7 +142,8 @@ class Offer(_Json):
     checksum : str
         xxh3-128 of the whole file, hexadecimal.
     place : str
-        Empty for the landing directory itself; ``archive`` for originals.
+        Empty for the landing directory itself; ``archive`` for originals; ``trial`` for what is
+        acknowledged and thrown away, to measure the link.
     """
 
     KIND: ClassVar[int] = 2
@@ -153,7 +158,7 @@ class Offer(_Json):
         _require(isinstance(self.name, str), "name")
         _require(_is_count(self.size, MAX_FILE_BYTES) and self.size > 0, "size")
         _require(isinstance(self.checksum, str) and _CHECKSUM.fullmatch(self.checksum), "checksum")
-        _require(self.place in ("", "archive"), "place")
+        _require(self.place in (*PLACES, TRIAL), "place")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from prepipe import config
 from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
 from prepipe.files import PARTIAL_SUFFIX, storage_errors
 from prepipe.link.advice import advice
-from prepipe.link.base import REJECTED, Held
+from prepipe.link.base import ARCHIVE, REJECTED, Held, known_place
 from prepipe.link.conversation import Conversation, quoted
 from prepipe.names import parse_name, safe_name
 
@@ -64,7 +64,7 @@ class SftpLink:
         self._landing = _remote_path(settings.landing)
         self._control = Path(tempfile.mkdtemp(prefix="prepipe-"))
         self._lock = threading.Lock()
-        self._landing_made = False
+        self._made: set[str] = set()
         self._talking: set[Conversation] = set()
         self._talking_lock = threading.Lock()
         self._closed = False
@@ -75,27 +75,29 @@ class SftpLink:
         port = f":{self._settings.port}" if self._settings.port else ""
         return f"{user}{self._settings.host}{port}"
 
-    def send(self, packet: Path, urgency: int = 0) -> None:
+    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
         """Put a packet into the landing directory; see `Link.send`.
 
         It arrives as ``.NAME.TOKEN.part`` and is renamed once it is whole and on disk. The
-        token keeps apart what a killed sender left running.
+        token keeps apart what a killed sender left running. What lies there already is
+        written anew, for its checksum cannot be asked.
 
         Raises
         ------
         PacketError
-            If the file has no packet's name.
+            If the file has no packet's name, or there is no such place.
         StorageError
             If the far side's disk is full, or the packet vanished here.
         LinkError
             If the far side cannot be reached or does not take the packet.
         """
         parse_name(packet.name)
+        directory = str(PurePosixPath(self._landing) / known_place(place))
         with storage_errors(packet):
             size = packet.stat().st_size
-        self._make_landing()
+        self._make(directory)
         partial = f".{packet.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-        enter = f"cd {quoted(self._landing)}"
+        enter = f"cd {quoted(directory)}"
         steps = [enter, f"put -f {packet.name} {partial}", f"ls -lna {partial}"]
         limit = self._settings.timeout_s + size / _SLOWEST
         with self._conversation(limit, packet.parent) as sftp:
@@ -104,7 +106,7 @@ class SftpLink:
                 if sftp.finish():
                     return
             sftp.finish()
-        self._landing_made = False
+        self._made.discard(directory)
         if not sftp.disconnected:
             self._remove(enter, partial)
         raise self._error(sftp, f"{packet.name} was not sent")
@@ -157,17 +159,18 @@ class SftpLink:
         entries = (_ENTRY.fullmatch(line) for line in lines)
         return [(found[1], int(found[2]), PurePosixPath(found[3])) for found in entries if found]
 
-    def _make_landing(self) -> None:
+    def _make(self, directory: str) -> None:
+        """Make a directory there and those above it, if that was not done yet."""
         with self._lock:
-            if self._landing_made:
+            if directory in self._made:
                 return
-            path = PurePosixPath(self._landing)
+            path = PurePosixPath(directory)
             steps = [f"-mkdir {quoted(str(each))}" for each in reversed([path, *path.parents])]
             with self._conversation(self._settings.timeout_s) as sftp:
-                sftp.ask([*steps, f"cd {quoted(self._landing)}"])
+                sftp.ask([*steps, f"cd {quoted(directory)}"])
                 if not sftp.finish():
-                    raise self._error(sftp, f"{self._landing} cannot be made or entered")
-            self._landing_made = True
+                    raise self._error(sftp, f"{directory} cannot be made or entered")
+            self._made.add(directory)
 
     def _remove(self, enter: str, partial: str) -> None:
         """Take back what was not sent whole: on a full disk it would be in the way."""
@@ -254,12 +257,12 @@ def _size_in(lines: Sequence[str]) -> int | None:
 
 
 def _directory(path: PurePosixPath) -> list[str]:
-    """The directory if it is to be looked into: no hidden one, no rejected packets."""
+    """The directory if it is to be looked into: none that is hidden, rejected or archived."""
     try:
         safe_name(path.name)
     except PacketError:
         return []
-    return [] if str(path) == REJECTED else [str(path)]
+    return [] if str(path) in (REJECTED, ARCHIVE) else [str(path)]
 
 
 def _is_packet(name: str) -> bool:

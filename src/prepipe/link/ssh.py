@@ -22,11 +22,13 @@ from pathlib import Path
 from prepipe import config
 from prepipe.errors import LinkError
 from prepipe.link import openssh
-from prepipe.link.base import Held
+from prepipe.link.base import ARCHIVE, Held, known_place
 from prepipe.link.connection import Connection
 from prepipe.link.dealer import Dealer
 from prepipe.link.outgoing import Outgoing
 from prepipe.link.pool import Pool
+from prepipe.link.protocol import TRIAL, Welcome
+from prepipe.link.sockets import SocketState, state_of
 from prepipe.link.tuning import Tuning
 
 __all__ = ["ConnectionState", "LinkState", "SshLink"]
@@ -49,12 +51,15 @@ class ConnectionState:
         Chunks.
     sent_bytes : int
         Acknowledged.
+    socket : SocketState or None
+        What the kernel knows, if it tells.
     """
 
     state: str
     rtt_s: float
     in_flight: int
     sent_bytes: int
+    socket: SocketState | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class LinkState:
         Until the queue is empty, s; None while nothing moves.
     trouble : str
         Why no connection is open; empty if one is.
+    far_end : Welcome or None
+        How the far end introduced itself; None until it has.
     """
 
     connections: tuple[ConnectionState, ...]
@@ -81,6 +88,7 @@ class LinkState:
     queued_bytes: int
     eta_s: float | None
     trouble: str
+    far_end: Welcome | None = None
 
 
 class SshLink:
@@ -119,6 +127,17 @@ class SshLink:
         """Begin to connect, if that has not begun; nothing is waited for."""
         self._pool.open()
 
+    def wait_open(self) -> None:
+        """Connect, and wait until the far end has answered.
+
+        Raises
+        ------
+        LinkError
+            If that is vain.
+        """
+        self.open()
+        self._any_healthy()
+
     def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
         """Put a packet into the landing directory; see `Link.send`.
 
@@ -128,17 +147,31 @@ class SshLink:
         urgency : int
             Of several under way the highest goes first, chunk by chunk.
         place : str
-            Empty, or ``archive`` for an original.
+            Empty, or ``archive`` for an original; the far side is asked first what it has of it.
 
         Raises
         ------
         PacketError
-            If the file has no packet's name, or cannot be one.
+            If the file has no packet's name, or there is no such place.
         StorageError
             If the far side's disk is full, or the packet vanished here.
         LinkError
             If the far side cannot be reached, or does not take the packet.
         """
+        known_place(place)
+        self._send(packet, urgency, place)
+
+    def send_in_vain(self, noise: Path) -> None:
+        """Send a file that the far end acknowledges and throws away, to measure the link.
+
+        Raises
+        ------
+        LinkError
+            If the far side cannot be reached.
+        """
+        self._send(noise, 0, TRIAL)
+
+    def _send(self, packet: Path, urgency: int, place: str) -> None:
         outgoing = Outgoing(packet)
         try:
             self.open()
@@ -148,7 +181,8 @@ class SshLink:
 
     def _bring_over(self, packet: Outgoing, urgency: int, place: str) -> None:
         # what another run or another try began may be there in parts
-        ask_first = packet.changed_at < self._began or packet.checksum in self._unfinished
+        known = packet.changed_at < self._began or packet.checksum in self._unfinished
+        ask_first = (known or place == ARCHIVE) and place != TRIAL
         self._unfinished.add(packet.checksum)
         transfer = self._dealer.add(packet, place=place, urgency=urgency, ask_first=ask_first)
         try:
@@ -202,15 +236,13 @@ class SshLink:
         speed = self._pool.speed.per_s
         queued = self._dealer.bytes_left
         return LinkState(
-            tuple(
-                ConnectionState(each.state, each.rtt_s, each.in_flight, each.acknowledged_bytes)
-                for each in self._pool.connections
-            ),
+            tuple(_state_of(each) for each in self._pool.connections),
             self._tuning.rate,
             speed * 8e-6,
             queued,
             _seconds_for(queued, speed),
             "" if self._pool.healthy() else self._pool.trouble,
+            next((each.welcome for each in self._pool.healthy()), None),
         )
 
     def close(self) -> None:
@@ -224,6 +256,17 @@ class SshLink:
         if what not in self._noticed:
             self._noticed.add(what)
             self._on_notice(text)
+
+
+def _state_of(connection: Connection) -> ConnectionState:
+    copies = connection.sockets
+    return ConnectionState(
+        connection.state,
+        connection.rtt_s,
+        connection.in_flight,
+        connection.acknowledged_bytes,
+        state_of(copies[0]) if copies else None,
+    )
 
 
 def _seconds_for(queued_bytes: int, bytes_per_s: float) -> float | None:

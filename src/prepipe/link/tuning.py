@@ -19,7 +19,8 @@ from prepipe.link.sockets import default_congestion_control, pace, state_of, use
 __all__ = ["Tuning"]
 
 _UNKNOWN_RTT_S = 0.25
-_MEASURED_OVER_S = 1.0
+_MEASURED_OVER_S = 1.5
+_SETTLES_S = 0.2
 _SHARED = 4
 """Sessions over one connection of the user's; its server allows ten, the user's own included."""
 
@@ -52,6 +53,8 @@ class Tuning:
         self._shared = False
         self._busy_since: float | None = None
         self._busy_bytes = 0
+        self._settles_at = 0.0
+        self._rtt_s = _UNKNOWN_RTT_S
         self.wanted = settings.connections or connections_for(self._given)
 
     @property
@@ -112,12 +115,12 @@ class Tuning:
                     "this kernel does not let a connection be paced from here; prepipe spreads "
                     "its writes by its own clock, which is coarser",
                 )
-        rtt_s = rtt_s or _UNKNOWN_RTT_S
+        rtt_s = self._rtt_s = rtt_s or _UNKNOWN_RTT_S
         connection.share = share
         connection.window = window_for(share, rtt_s)
-        self._dealer.overdue_s = overdue_after(share, rtt_s, connection.window)
+        self._dealer.overdue_s = overdue_after(share, rtt_s)
 
-    def follow(self, now: float, acknowledged_bytes: int) -> None:
+    def follow(self, now: float, acknowledged_bytes: int, *, complete: bool) -> None:
         """Find the line's rate from what it takes while there is always more to send.
 
         Parameters
@@ -126,13 +129,21 @@ class Tuning:
             s
         acknowledged_bytes : int
             So far.
+        complete : bool
+            Whether all connections are open: fewer tell nothing of the line.
         """
         if self._given is not None:
             return
-        if not self._dealer.has_chunks:
-            self._busy_since = None
+        if not self._dealer.has_chunks or not complete or now < self._settles_at:
+            self._busy_since, self._busy_bytes = None, acknowledged_bytes
         elif self._busy_since is None:
-            self._busy_since, self._busy_bytes = now, acknowledged_bytes
+            # the first round trip tells nothing
+            if acknowledged_bytes > self._busy_bytes:
+                self._busy_since = now
+            self._busy_bytes = acknowledged_bytes
         elif now - self._busy_since >= _MEASURED_OVER_S:
-            self._finder.note(acknowledged_bytes - self._busy_bytes, now - self._busy_since)
+            took = acknowledged_bytes - self._busy_bytes
+            if self._finder.note(took, now - self._busy_since):
+                # what is acknowledged next was sent at the old rate
+                self._settles_at = now + 2 * self._rtt_s + _SETTLES_S
             self._busy_since, self._busy_bytes = now, acknowledged_bytes

@@ -3,5 +3,6 @@
 from prepipe.store.journal import Journal
 from prepipe.store.masters import MasterRow, MasterRows
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
+from prepipe.store.transfers import TransferRow
 
-__all__ = ["CcdKey", "CcdRow", "FileRow", "Journal", "MasterRow", "MasterRows"]
+__all__ = ["CcdKey", "CcdRow", "FileRow", "Journal", "MasterRow", "MasterRows", "TransferRow"]

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, Table, create_engine, event, inspect
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateColumn
 
 from prepipe.errors import ConfigError, StorageError
 
-__all__ = ["open_engine", "open_for_reading", "plain_errors"]
+__all__ = ["add_missing_columns", "open_engine", "open_for_reading", "plain_errors"]
 
 
 @contextmanager
@@ -78,6 +79,15 @@ def open_for_reading(path: Path) -> Engine:
     engine = create_engine(url, poolclass=NullPool)
     _behave(engine)
     return engine
+
+
+def add_missing_columns(connection: Connection, table: Table) -> None:
+    """Give a table that an older version made the columns that have come since."""
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in there:
+            told = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {told}")
 
 
 def _behave(engine: Engine, *pragmas: str) -> None:

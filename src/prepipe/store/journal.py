@@ -13,14 +13,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prepipe.errors import DuplicateError
 from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import tables
-from prepipe.store.database import open_engine, plain_errors
-from prepipe.store.rows import CcdKey, CcdRow, FileRow, ccd_row, joined
+from prepipe.store.database import add_missing_columns, open_engine, plain_errors
+from prepipe.store.rows import LOSSLESS, CcdKey, CcdRow, FileRow, ccd_row, joined
+from prepipe.store.transfers import (
+    TransferRow,
+    close_account,
+    transfer_row,
+    transfers_of,
+    unaccounted,
+)
 
 __all__ = ["Journal"]
 
@@ -45,6 +52,7 @@ class Journal:
         self._engine = open_engine(where)
         with self._transaction() as connection:
             tables.metadata.create_all(connection)
+            add_missing_columns(connection, tables.ccds)
 
     def close(self) -> None:
         """Release the database."""
@@ -173,6 +181,10 @@ class Journal:
         for found in connection.execute(numbers).all():
             key = CcdKey(exposure.camera, exposure.number, found.number)
             self._return_to(connection, found.id, key, stage)
+            values = {"archived_at": None, "archive_bytes": 0}
+            connection.execute(
+                update(tables.ccds).where(tables.ccds.c.id == found.id).values(values)
+            )
             keys.append(key)
         return keys
 
@@ -223,6 +235,66 @@ class Journal:
         with self._reading() as connection:
             found = connection.execute(query).one_or_none()
             return None if found is None else ccd_row(found)
+
+    def originals(self, night: Night | None = None) -> list[CcdRow]:
+        """CCDs that were sent with a loss and whose originals are not in the archive.
+
+        Parameters
+        ----------
+        night : Night, optional
+            Only this night.
+
+        Returns
+        -------
+        list of CcdRow
+            Newest exposure first.
+        """
+        table = tables.ccds
+        query = joined().where(
+            (table.c.stage == Stage.SENT.value)
+            & table.c.codec.not_in(LOSSLESS)
+            & table.c.archived_at.is_(None)
+        )
+        if night is not None:
+            query = query.where(tables.exposures.c.night == str(night))
+        with self._reading() as connection:
+            return [ccd_row(found) for found in connection.execute(query)]
+
+    def archived(self, row: CcdRow, size: int) -> bool:
+        """Note that the original of a CCD is in the archive.
+
+        Parameters
+        ----------
+        row : CcdRow
+            As it was when the original was read from the raw file.
+        size : int
+            bytes of its packet
+
+        Returns
+        -------
+        bool
+            False, and nothing is noted, if the CCD has begun anew since: its raw file was
+            rewritten, or it is being sent again.
+        """
+        table = tables.ccds
+        values = {"archived_at": time.time(), "archive_bytes": size}
+        with self._transaction() as connection:
+            row_id = _ccd_id(connection, row.key)
+            same = (
+                (table.c.id == row_id)
+                & (table.c.stage == row.stage.value)
+                & (table.c.sent_at == row.sent_at)
+            )
+            if connection.execute(update(table).where(same).values(values)).rowcount != 1:
+                return False
+            _note(connection, row.key, Stage.SENT, "archived")
+        return True
+
+    def newest_start(self) -> float:
+        """When the newest exposure began, seconds since 1970; 0 if there is none."""
+        with self._reading() as connection:
+            found = connection.execute(select(func.max(tables.exposures.c.start))).scalar()
+            return found or 0.0
 
     def begin(self, key: CcdKey, stage: Stage) -> None:
         """Note that work towards `stage` has begun."""
@@ -342,6 +414,35 @@ class Journal:
         }
         connection.execute(update(tables.ccds).where(tables.ccds.c.id == row_id).values(values))
         _note(connection, key, stage, "released", detail=why)
+
+    def close_account(self, camera: str, exposure: int) -> TransferRow | None:
+        """Write down how an exposure crossed, if it is through; None if it is not."""
+        with self._transaction() as connection:
+            return close_account(connection, camera, exposure)
+
+    def close_accounts(self) -> None:
+        """Do so for every exposure that was through when nobody could write it down."""
+        with self._transaction() as connection:
+            for camera, exposure in unaccounted(connection):
+                close_account(connection, camera, exposure)
+
+    def transfers(
+        self, *, exposure: int | None = None, night: Night | None = None
+    ) -> list[TransferRow]:
+        """How exposures crossed, in the order of time.
+
+        Parameters
+        ----------
+        exposure : int, optional
+            Only this one.
+        night : Night, optional
+            Only this one.
+        """
+        query = transfers_of(number=exposure)
+        if night is not None:
+            query = query.where(tables.transfers.c.night == str(night))
+        with self._reading() as connection:
+            return [transfer_row(found._mapping) for found in connection.execute(query)]
 
     def known_file(self, path: Path, size: int, mtime_ns: int) -> bool:
         """Whether a file was dealt with in just this state."""

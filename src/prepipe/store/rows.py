@@ -13,7 +13,10 @@ from sqlalchemy import select
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
 
-__all__ = ["CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
+__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
+
+LOSSLESS = ("", "none", "rice")
+"""Codecs of packets that stand for the original; of an empty one nothing is known."""
 
 
 @dataclass(frozen=True, order=True)
@@ -54,6 +57,14 @@ class CcdRow:
     reasons: tuple[str, ...]
     reduction: Mapping[str, Any]
     seconds: Mapping[str, float]
+    file_checksum: str = ""
+    archived_at: float | None = None
+    archive_bytes: int = 0
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether it was sent with a loss, so that its original belongs into the archive."""
+        return self.stage is Stage.SENT and self.codec not in LOSSLESS
 
 
 @dataclass(frozen=True)
@@ -125,4 +136,7 @@ def ccd_row(found: Any) -> CcdRow:
         reasons=tuple(found.reasons or ()),
         reduction=found.reduction or {},
         seconds=found.seconds or {},
+        file_checksum=found.file_checksum,
+        archived_at=found.archived_at,
+        archive_bytes=found.archive_bytes,
     )

@@ -15,12 +15,14 @@ import numpy as np
 
 from prepipe.model import Colour, Exposure, Stage
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
+from prepipe.store.transfers import NightTraffic, TransferRow, night_traffic
 
 __all__ = [
     "CcdStatus",
     "ExposureStatus",
     "FileStatus",
     "NightStatus",
+    "Originals",
     "Spread",
     "StageLatency",
     "night_status",
@@ -63,6 +65,8 @@ class CcdStatus:
         How long the work towards each stage took, s.
     product : str or None
         Path of the calibrated image.
+    archived : bool or None
+        Whether its original is in the archive; None where the packet is as good.
     """
 
     key: CcdKey
@@ -77,6 +81,7 @@ class CcdStatus:
     times: Mapping[Stage, float]
     seconds: Mapping[str, float]
     product: str | None
+    archived: bool | None = None
 
     @property
     def failed(self) -> bool:
@@ -88,6 +93,28 @@ class CcdStatus:
         """From the first sight of it to the calibrated CCD, s."""
         end = self.times.get(Stage.CALIBRATED)
         return None if end is None else end - min(self.times.values())
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Bit-exact originals of CCDs that were sent with a loss.
+
+    Parameters
+    ----------
+    archived : int
+        How many are in the archive.
+    expected : int
+        How many there will be.
+    """
+
+    archived: int
+    expected: int
+
+    @classmethod
+    def of(cls, ccds: Iterable[CcdStatus]) -> Originals:
+        """Originals of some CCDs."""
+        told = [ccd.archived for ccd in ccds if ccd.archived is not None]
+        return cls(sum(told), len(told))
 
 
 @dataclass(frozen=True)
@@ -108,6 +135,11 @@ class ExposureStatus:
         """CCDs of each colour, best first."""
         counts = Counter(ccd.grade for ccd in self.ccds)
         return {colour.value: counts[colour] for colour in Colour if counts[colour]}
+
+    @property
+    def originals(self) -> Originals:
+        """Originals of its CCDs."""
+        return Originals.of(self.ccds)
 
     @property
     def latency_s(self) -> float | None:
@@ -178,6 +210,8 @@ class NightStatus:
     latency : Spread or None
         From found to calibrated, s.
     stages : tuple of StageLatency
+    traffic : tuple of NightTraffic
+        What crossed, newest night first.
     """
 
     exposures: tuple[ExposureStatus, ...]
@@ -185,6 +219,7 @@ class NightStatus:
     files: tuple[FileStatus, ...]
     latency: Spread | None
     stages: tuple[StageLatency, ...]
+    traffic: tuple[NightTraffic, ...] = ()
 
     @property
     def totals(self) -> dict[Stage, int]:
@@ -192,12 +227,18 @@ class NightStatus:
         counts = Counter(ccd.stage for exposure in self.exposures for ccd in exposure.ccds)
         return {stage: counts[stage] for stage in Stage if counts[stage]}
 
+    @property
+    def originals(self) -> Originals:
+        """Originals of all exposures together."""
+        return Originals.of(ccd for exposure in self.exposures for ccd in exposure.ccds)
+
 
 def night_status(
     telescope: Iterable[CcdRow] = (),
     cluster: Iterable[CcdRow] = (),
     telescope_files: Iterable[FileRow] = (),
     cluster_files: Iterable[FileRow] = (),
+    transfers: Iterable[TransferRow] = (),
 ) -> NightStatus:
     """See both ends' journals as one.
 
@@ -207,6 +248,8 @@ def night_status(
         What each end knows; either may be empty.
     telescope_files, cluster_files : iterable of FileRow
         Files in quarantine at each end.
+    transfers : iterable of TransferRow
+        How exposures crossed.
     """
     there = {row.key: row for row in cluster}
     here = {row.key: row for row in telescope}
@@ -221,6 +264,7 @@ def night_status(
         files=tuple(sorted(files, key=lambda file: -file.at)),
         latency=Spread.of(latencies),
         stages=_stage_latencies(ccds),
+        traffic=night_traffic(transfers),
     )
 
 
@@ -242,6 +286,7 @@ def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
         times=_times(there, AT_CLUSTER) | _times(here, AT_TELESCOPE),
         seconds=seconds,
         product=row.reduction.get("product"),
+        archived=here.archived_at is not None if here and here.is_lossy else None,
     )
 
 

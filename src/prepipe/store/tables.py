@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["ccds", "events", "exposures", "files", "library", "masters", "metadata"]
+__all__ = ["ccds", "events", "exposures", "files", "library", "masters", "metadata", "transfers"]
 
 metadata = MetaData()
 library = MetaData()
@@ -66,6 +66,12 @@ ccds = Table(
     Column("reasons", JSON),
     Column("reduction", JSON),
     Column("seconds", JSON),
+    # Journals made before these were kept get the columns when opened.
+    # xxh3-128 of the packet's file.
+    Column("file_checksum", String(40), nullable=False, server_default=""),
+    # Of the bit-exact original, where what was sent is not.
+    Column("archived_at", Float),
+    Column("archive_bytes", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("exposure_id", "number"),
     Index("ccds_by_stage", "stage"),
 )
@@ -94,6 +100,20 @@ events = Table(
     Column("outcome", String(20), nullable=False),
     Column("seconds", Float),
     Column("detail", Text, nullable=False, default=""),
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night", String(10), nullable=False),
+    Column("camera", String(40), nullable=False),
+    Column("exposure", BigInteger, nullable=False),
+    Column("ccds", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("began", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Index("transfers_by_exposure", "exposure"),
 )
 
 masters = Table(

@@ -1,4 +1,4 @@
-"""One CCD's way out: packed, sent, remembered; safe against kill -9 at any point."""
+"""One CCD's way out in two steps, packed and sent; safe against kill -9 at any point."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from prepipe.files import PARTIAL_SUFFIX, storage_errors
 from prepipe.link.base import Held, Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, CcdRow, Journal
+from prepipe.telescope.far_side import FarSide
 from prepipe.telescope.pack import Packer
+from prepipe.telescope.queue import arrived
 
 __all__ = ["Carried", "Carrier"]
 
@@ -35,58 +38,116 @@ class Carried:
 
 
 class Carrier:
-    """Carries CCDs; may be used by several threads at a time, each with its own CCD.
+    """Packs and sends CCDs; may be used by several threads at a time, each with its own CCD.
 
     Parameters
     ----------
     journal : Journal
     packer : Packer
     link : Link
+    far_side : FarSide
+        Is told what was sent.
     directory : Path
         Where packets wait.
     """
 
-    def __init__(self, journal: Journal, packer: Packer, link: Link, directory: Path) -> None:
+    def __init__(
+        self, journal: Journal, packer: Packer, link: Link, far_side: FarSide, directory: Path
+    ) -> None:
         self._journal = journal
         self._packer = packer
         self._link = link
+        self._far_side = far_side
         self._directory = directory
-        self._there: dict[str, Held] | None = None
+        self._changed: set[CcdKey] = set()
         self._lock = threading.Lock()
 
-    def carry(self, key: CcdKey) -> Carried | None:
-        """Pack a CCD, unless it is packed, and send it, unless it is there.
-
-        The packet is removed here only after the journal says that it was sent.
+    def pack(self, key: CcdKey) -> CcdRow | None:
+        """Pack a CCD, unless it is packed.
 
         Returns
         -------
-        Carried or None
-            None if the CCD does not wait any more.
+        CcdRow or None
+            The CCD, packed; None if it does not wait any more.
 
         Raises
         ------
         PrepipeError
-            Whatever packing and sending raise.
+            Whatever `Packer.pack` and the journal raise.
         """
         row = self._journal.row(key)
         if row is None or row.stage not in (Stage.FOUND, Stage.PACKED):
             return None
-        checksum_before = row.checksum
+        if self._waiting_packet(row):
+            return row
+        began = time.monotonic()
+        self._journal.begin(key, Stage.PACKED)
+        path, packet, size, file_checksum = self._packer.pack(row)
+        facts: dict[str, Any] = {
+            "packet": path.name,
+            "packet_bytes": size,
+            "codec": packet.codec,
+            "checksum": packet.pixel_checksum,
+            "file_checksum": file_checksum,
+        }
+        self._journal.advance(key, Stage.PACKED, time.monotonic() - began, **facts)
+        if row.checksum not in ("", packet.pixel_checksum):
+            with self._lock:
+                self._changed.add(key)
+        return replace(row, stage=Stage.PACKED, **facts)
+
+    def send(self, key: CcdKey, urgency: int, held: Held | None) -> Carried | None:
+        """Send the packet of a CCD, unless the far side holds it.
+
+        The packet is removed here only after the journal says that it was sent.
+
+        Parameters
+        ----------
+        key : CcdKey
+        urgency : int
+            As `Link.send` takes it.
+        held : Held or None
+            What the far side holds under the packet's name.
+
+        Returns
+        -------
+        Carried or None
+            None if the CCD is not packed, or not any more; then it waits to be packed.
+
+        Raises
+        ------
+        PrepipeError
+            Whatever `Link.send` and the journal raise.
+        """
+        row = self._journal.row(key)
+        if row is None or row.stage is not Stage.PACKED:
+            return None
         packet = self._waiting_packet(row)
         if packet is None:
-            packet, row = self._pack(row)
-        # what was sent before comes back only to be sent again
-        first_time = row.sent_at is None and checksum_before in ("", row.checksum)
-        already_there = first_time and self._is_there(packet.name, row.packet_bytes)
-        began = time.monotonic()
+            self._journal.return_to(key, Stage.FOUND, "its packet is gone")
+            return None
+        already_there = self._is_first_time(row) and arrived(row, held)
+        took = 0.0
         if not already_there:
             self._journal.begin(key, Stage.SENT)
-            self._send(packet, row.packet_bytes)
-        self._journal.advance(key, Stage.SENT, time.monotonic() - began)
-        with storage_errors(packet):
-            packet.unlink(missing_ok=True)
+            began = time.monotonic()
+            self._link.send(packet, urgency)
+            took = time.monotonic() - began
+            self._far_side.note(packet.name, Held(row.packet_bytes, row.file_checksum))
+        self._journal.advance(key, Stage.SENT, took)
+        self._remove(packet)
         return Carried(row.packet_bytes, already_there, time.time() - (row.found_at or time.time()))
+
+    def leave(self, row: CcdRow, to: str) -> None:
+        """Note that a CCD is at the far side, though it was not sent from here."""
+        self._journal.advance(row.key, Stage.SENT, reason=f"sent by {to}" if to else "")
+        if row.packet:
+            self._remove(self._directory / row.packet)
+
+    def unpack(self, row: CcdRow) -> None:
+        """Let a packed CCD wait to be packed again, to have room for others."""
+        self._journal.return_to(row.key, Stage.FOUND, "its packet made room for a newer one")
+        self._remove(self._directory / row.packet)
 
     def tidy(self) -> None:
         """Remove what a killed push left in the directory of packets.
@@ -114,34 +175,13 @@ class Carrier:
             return None
         return packet if whole else None
 
-    def _pack(self, row: CcdRow) -> tuple[Path, CcdRow]:
-        began = time.monotonic()
-        self._journal.begin(row.key, Stage.PACKED)
-        path, packet = self._packer.pack(row)
-        with storage_errors(path):
-            size = path.stat().st_size
-        self._journal.advance(
-            row.key,
-            Stage.PACKED,
-            time.monotonic() - began,
-            packet=path.name,
-            packet_bytes=size,
-            codec=packet.codec,
-            checksum=packet.pixel_checksum,
-        )
-        packed = replace(row, packet=path.name, packet_bytes=size, checksum=packet.pixel_checksum)
-        return path, packed
-
-    def _send(self, packet: Path, size: int) -> None:
-        self._link.send(packet)
+    def _is_first_time(self, row: CcdRow) -> bool:
+        """Whether it was never sent: what was comes back only to be sent again."""
         with self._lock:
-            if self._there is not None:
-                self._there[packet.name] = Held(size, "")
+            changed = row.key in self._changed
+            self._changed.discard(row.key)
+        return row.sent_at is None and not changed
 
-    def _is_there(self, name: str, size: int) -> bool:
-        """Whether the far side had this packet when it was first asked, or has it by now."""
-        with self._lock:
-            if self._there is None:
-                self._there = dict(self._link.inventory())
-            held = self._there.get(name)
-            return held is not None and held.size == size
+    def _remove(self, packet: Path) -> None:
+        with storage_errors(packet):
+            packet.unlink(missing_ok=True)

@@ -10,6 +10,8 @@ from prepipe.errors import LinkError, StorageError
 __all__ = ["LONGEST_WAIT_S", "Obstacle", "is_obstacle", "pause_after"]
 
 LONGEST_WAIT_S = 60.0
+_LONGEST_WAIT_FOR_LINK_S = 3.0
+"""A line that is back is worth a question every few seconds: exposures wait for it."""
 
 _NOT_THE_FILES_FAULT = frozenset(
     {
@@ -38,9 +40,9 @@ def is_obstacle(error: Exception) -> bool:
     return not isinstance(cause, OSError) or cause.errno in _NOT_THE_FILES_FAULT
 
 
-def pause_after(failures: int, first_s: float) -> float:
-    """Seconds to wait after so many failures in a row: doubled each time, up to a minute."""
-    return float(min(first_s * 2.0 ** min(failures - 1, 30), LONGEST_WAIT_S))
+def pause_after(failures: int, first_s: float, longest_s: float = LONGEST_WAIT_S) -> float:
+    """Seconds to wait after so many failures in a row: doubled each time, up to the longest."""
+    return float(min(first_s * 2.0 ** min(failures - 1, 30), longest_s))
 
 
 class Obstacle:
@@ -69,17 +71,25 @@ class Obstacle:
         self._retry_at = 0.0
 
     @property
+    def wait_s(self) -> float:
+        """How long it blocks yet, s."""
+        return max(0.0, self._retry_at - self._clock()) if self.text else 0.0
+
+    @property
     def blocks(self) -> bool:
         """Whether it is not yet time to try again."""
-        return bool(self.text) and self._clock() < self._retry_at
+        return self.wait_s > 0.0
 
-    def meet(self, text: str) -> bool:
+    def meet(self, error: Exception) -> bool:
         """Note that the way is blocked; True if that is news."""
+        text = str(error)
         news = _remedy(text) != _remedy(self.text)
         if not self.blocks:
             # several that fail at the same moment count once
             self.failures += 1
-            self._retry_at = self._clock() + pause_after(self.failures, self._first_s)
+            down = isinstance(error, LinkError)
+            longest_s = _LONGEST_WAIT_FOR_LINK_S if down else LONGEST_WAIT_S
+            self._retry_at = self._clock() + pause_after(self.failures, self._first_s, longest_s)
         self.text = text
         return news
 

@@ -6,6 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
 
 from prepipe import config
 from prepipe.cameras import Camera
@@ -19,14 +22,33 @@ from prepipe.store import CcdRow
 from prepipe.telescope.intake import ccd_spans
 from prepipe.telescope.watch import KnownFiles
 
-__all__ = ["LOSSLESS_KINDS", "Packer"]
+__all__ = ["LOSSLESS_KINDS", "Packer", "Written", "registered_state"]
 
 _REMEMBERED_FILES = 16
 LOSSLESS_KINDS = (Kind.ZERO, Kind.DOME_FLAT)
 """Kinds of exposure that nothing may blur: masters are made of them."""
 
-_State = tuple[int, int]
+State = tuple[int, int]
 """Size and mtime (ns) of a file."""
+
+
+class Written(NamedTuple):
+    """A packet on disk.
+
+    Parameters
+    ----------
+    path : Path
+    packet : Packet
+    size : int
+        bytes
+    checksum : str
+        xxh3-128 of the file, hexadecimal.
+    """
+
+    path: Path
+    packet: Packet
+    size: int
+    checksum: str
 
 
 class Packer:
@@ -49,20 +71,14 @@ class Packer:
         self._camera = camera
         self._known = known
         self._directory = directory
-        self._spans: OrderedDict[tuple[Path, _State], Mapping[int, HduSpan]] = OrderedDict()
+        self._spans: OrderedDict[tuple[Path, State], Mapping[int, HduSpan]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def pack(self, row: CcdRow) -> tuple[Path, Packet]:
+    def pack(self, row: CcdRow) -> Written:
         """Write the packet of a CCD.
 
         Its parameters say, besides what the codec did, when the raw file was found:
         ``found_at``, seconds since 1970, so that the far side can tell the latency.
-
-        Returns
-        -------
-        Path
-            The packet's file.
-        Packet
 
         Raises
         ------
@@ -74,16 +90,18 @@ class Packer:
             If the raw file vanished or was rewritten since it was registered, or the disk
             is full.
         """
-        state = self._state(row.raw)
+        state = registered_state(row.raw, self._known)
         try:
             packed = self._packed(row, state)
         finally:
             # whatever was read of a file that changed meanwhile, sound or not, is worth nothing
-            if self._state(row.raw) != state:
+            if registered_state(row.raw, self._known) != state:
                 raise _rewritten(row.raw)
-        return write_packet(self._directory, packed), packed.packet
+        path = write_packet(self._directory, packed)
+        checksum = xxhash.xxh3_128_hexdigest(packed.content)
+        return Written(path, packed.packet, len(packed.content), checksum)
 
-    def _packed(self, row: CcdRow, state: _State) -> PackedCcd:
+    def _packed(self, row: CcdRow, state: State) -> PackedCcd:
         span = self._span(row, state)
         codec, parameters = self._codec(row.exposure.kind)
         notes = {"found_at": row.found_at}
@@ -94,15 +112,7 @@ class Packer:
             return self._settings.calibrations, {}
         return self._settings.codec, self._settings.parameters
 
-    def _state(self, raw: Path) -> _State:
-        with storage_errors(raw):
-            status = raw.stat()
-        state = status.st_size, status.st_mtime_ns
-        if not self._known.known_file(raw, *state):
-            raise _rewritten(raw)
-        return state
-
-    def _span(self, row: CcdRow, state: _State) -> HduSpan:
+    def _span(self, row: CcdRow, state: State) -> HduSpan:
         """Where the CCD lies in its file; looked up once a file, for all of its CCDs."""
         with self._lock:
             spans = self._spans.get((row.raw, state))
@@ -114,6 +124,22 @@ class Packer:
         if row.ccd.number not in spans:
             raise FitsError(f"{row.raw}: holds no CCD {row.ccd.number} any more; it was rewritten")
         return spans[row.ccd.number]
+
+
+def registered_state(raw: Path, known: KnownFiles) -> State:
+    """State of a raw file, which is the one it was registered in.
+
+    Raises
+    ------
+    StorageError
+        If it vanished or was rewritten since.
+    """
+    with storage_errors(raw):
+        status = raw.stat()
+    state = status.st_size, status.st_mtime_ns
+    if not known.known_file(raw, *state):
+        raise _rewritten(raw)
+    return state
 
 
 def _rewritten(raw: Path) -> StorageError:

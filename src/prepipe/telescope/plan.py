@@ -13,7 +13,7 @@ from prepipe.link.base import Link
 from prepipe.model import Exposure, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 from prepipe.telescope.intake import read_exposure
-from prepipe.telescope.queue import next_round
+from prepipe.telescope.queue import in_order
 from prepipe.telescope.report import Failure
 from prepipe.telescope.watch import Arrival, Watcher
 
@@ -122,14 +122,10 @@ def _rows(arrival: Arrival, camera: Camera) -> Iterator[CcdRow]:
 
 
 def _order(site: Site, rows: list[CcdRow], link: Link) -> tuple[tuple[PlannedCcd, ...], int]:
-    """All rounds, one after the other, and how many CCDs none of them takes."""
-    waiting = {row.key: row for row in rows if row.stage in (Stage.FOUND, Stage.PACKED)}
-    sent = {row.key: row for row in rows if row.stage is Stage.SENT}
+    """What the method wants to leave, and how many CCDs it passes over."""
+    waiting = [row for row in rows if row.stage in (Stage.FOUND, Stage.PACKED)]
+    sent = [row for row in rows if row.stage is Stage.SENT]
     inventory = link.inventory() if site.push.method is Method.END_OF_NIGHT else {}
-    planned: list[PlannedCcd] = []
-    while chosen := next_round(site.push, list(waiting.values()), list(sent.values()), inventory):
-        for row in chosen:
-            planned.append(PlannedCcd(row.key, row.exposure, row.stage))
-            waiting.pop(row.key, None)
-            sent.pop(row.key, None)
-    return tuple(planned), len(waiting)
+    order = in_order(site.push, waiting, sent, inventory)
+    left = {row.key for row in waiting} - {row.key for row in order}
+    return tuple(PlannedCcd(row.key, row.exposure, row.stage) for row in order), len(left)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from prepipe.store import CcdKey
+from prepipe.model import Exposure
+from prepipe.store import CcdKey, TransferRow
 
-__all__ = ["Event", "Failure", "Happening", "Report"]
+__all__ = ["Event", "Failure", "Happening", "Report", "transfer_line", "unexpected"]
 
 
 class Happening(StrEnum):
@@ -20,6 +21,14 @@ class Happening(StrEnum):
     """A file holds nothing to calibrate."""
     SENT = "sent"
     """A CCD is at the far side."""
+    COMPLETE = "complete"
+    """All of an exposure that can be sent is at the far side."""
+    TAKEN_OVER = "taken over"
+    """An exposure that another host began is this one's now."""
+    ARCHIVED = "archived"
+    """An original is in the far side's archive."""
+    WAITS = "waits"
+    """Nothing is begun now, as it should be: it is night, or others go first."""
     FAILED = "failed"
     """A CCD or file could not be worked on; it is tried again."""
     QUARANTINED = "quarantined"
@@ -99,3 +108,26 @@ class Report:
     def succeeded(self) -> bool:
         """Whether nothing failed."""
         return not self.failures
+
+
+def transfer_line(exposure: Exposure, transfer: TransferRow, rate: float | str) -> str:
+    """How an exposure crossed, in one line.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    transfer : TransferRow
+    rate : float or str
+        What the line carries, Mbit/s, if that is known.
+    """
+    name = f"{exposure.number} {exposure.field or exposure.kind.value} {exposure.band}".rstrip()
+    line = (
+        f"exposure {name}: {transfer.ccds} sent, {transfer.bytes / 1e6:.1f} MB in "
+        f"{transfer.seconds:.1f} s, {transfer.mbit_s:.1f} Mbit/s"
+    )
+    return line if isinstance(rate, str) else f"{line}, {transfer.mbit_s / rate:.2f} of the rate"
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an error that nobody foresaw."""
+    return f"unexpected {type(error).__name__}: {error}; please report it with its traceback"

@@ -1,0 +1,86 @@
+"""`prepipe link test`: what the line to the cluster can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prepipe.cli.app import add_command
+from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
+from prepipe.cli.output import print_json, print_table
+from prepipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prepipe.link.trial import Step, Trial
+
+__all__ = ["register"]
+
+
+def test(
+    config: Config = DEFAULT_CONFIG,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=2.0, max=120.0, help="For each number of connections.")
+    ] = 8.0,
+    as_json: Json = False,
+) -> None:
+    """Measure the link: round trip, speed by number of connections, loss; and what to set.
+
+    Noise crosses and is thrown away at the far end; nothing is written there. The line is full
+    while this runs, so not while exposures wait.
+    """
+    from prepipe.link.trial import COUNTS, try_link
+
+    settings = read_site(config).link
+    if settings.kind != "ssh":
+        raise ConfigError(
+            f"only a link of kind ssh can be measured, and link.kind is {settings.kind}"
+        )
+    typer.echo(
+        f"connecting to {settings.host}; then {seconds:.0f} s with each of "
+        f"{', '.join(map(str, COUNTS))} connections",
+        err=True,
+    )
+    trial = try_link(settings, seconds, on_step=_tell)
+    if as_json:
+        print_json(trial)
+    else:
+        _show(trial)
+
+
+def _tell(step: Step) -> None:
+    typer.echo(f"{step.connections} connections: {step.mbit_s:.1f} Mbit/s", err=True)
+
+
+def _show(trial: Trial) -> None:
+    print_table(
+        (">connections", ">Mbit/s", ">sent again", ">round trip"),
+        [
+            (
+                step.connections,
+                f"{step.mbit_s:.1f}",
+                "-" if step.retransmitted is None else f"{100 * step.retransmitted:.3f} %",
+                f"{1e3 * step.rtt_s:.1f} ms",
+            )
+            for step in trial.steps
+        ],
+    )
+    typer.echo(
+        f"{trial.host}: prepipe {trial.prepipe}, {trial.free_bytes / 1e9:,.1f} GB free where "
+        f"packets land; the first connection was open after {trial.opening_s:.1f} s"
+    )
+    for notice in trial.notices:
+        typer.echo(f"note: {notice}")
+    typer.echo(f"\n[link]\nrate = {trial.rate:g}\nconnections = {trial.connections}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `link`."""
+    group = typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help="Measure the link to the cluster.\n\n\b\nExample:\n  prepipe link test",
+        short_help="Measure the link to the cluster.",
+    )
+    add_command(group, test, "prepipe link test --config prepipe.toml", "prepipe link test --json")
+    app.add_typer(group, name="link")

@@ -1,0 +1,207 @@
+"""What a link can do, measured over it: nothing is written at the far end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prepipe import config
+from prepipe.errors import LinkError
+from prepipe.link.connection import State
+from prepipe.link.pacing import HEADERS, connections_for
+from prepipe.link.protocol import Welcome
+from prepipe.link.ssh import SshLink
+
+__all__ = ["COUNTS", "Step", "Trial", "try_link"]
+
+COUNTS = (1, 2, 4, 8, 16)
+"""Connections that are tried."""
+
+_FILE_BYTES = 8 << 20
+_FILES_AT_A_TIME = 4
+_LOOK_S = 0.1
+_SPELL = 10
+_PATIENCE_S = 30.0
+_NAME = "trial_00000000_01.packet"
+_ENOUGH = 0.95
+"""Of the best: more connections than that takes are not worth their handshakes."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What so many connections carried.
+
+    Parameters
+    ----------
+    connections : int
+    mbit_s : float
+        Of payload, Mbit/s, once the line was full.
+    retransmitted : float or None
+        Fraction of the segments that were sent again: the line's loss, and what its queue dropped;
+        None where the kernel does not tell.
+    rtt_s : float
+        Least round trip, s.
+    """
+
+    connections: int
+    mbit_s: float
+    retransmitted: float | None
+    rtt_s: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A link as it was found.
+
+    Parameters
+    ----------
+    host, prepipe : str
+        Of the far end.
+    free_bytes : int
+        Of the landing directory's disk.
+    opening_s : float
+        Until the first connection could be used, s.
+    steps : tuple of Step
+    notices : tuple of str
+        What has to be done without.
+    rate : float
+        To be set: Mbit/s.
+    connections : int
+        To be set.
+    """
+
+    host: str
+    prepipe: str
+    free_bytes: int
+    opening_s: float
+    steps: tuple[Step, ...]
+    notices: tuple[str, ...]
+    rate: float
+    connections: int
+
+
+def try_link(
+    settings: config.Link,
+    seconds: float = 8.0,
+    counts: tuple[int, ...] = COUNTS,
+    on_step: Callable[[Step], object] = lambda _: None,
+) -> Trial:
+    """Measure a link with more and more connections.
+
+    Parameters
+    ----------
+    settings : config.Link
+        Of kind ssh; its rate and number of connections are not looked at.
+    seconds : float
+        For each number of connections, s.
+    counts : tuple of int
+    on_step : callable, optional
+        Told of each step when it is done.
+
+    Raises
+    ------
+    LinkError
+        If the far side cannot be reached or does not take packets.
+    """
+    notices: list[str] = []
+    steps: list[Step] = []
+    opening_s = 0.0
+    far_end = Welcome(0)
+    with _noise() as noise:
+        for count in counts:
+            tried = settings.model_copy(update={"connections": count, "rate": "auto"})
+            link = SshLink(tried, lambda text: None if text in notices else notices.append(text))
+            try:
+                took_s, far_end = _open_all(link, count)
+                opening_s = opening_s or took_s
+                steps.append(_measure(link, count, noise, seconds))
+            finally:
+                link.close()
+            on_step(steps[-1])
+    best = max(step.mbit_s for step in steps)
+    rate = best * HEADERS
+    enough = min(step.connections for step in steps if step.mbit_s >= _ENOUGH * best)
+    return Trial(
+        host=far_end.host,
+        prepipe=far_end.prepipe,
+        free_bytes=far_end.free_bytes,
+        opening_s=opening_s,
+        steps=tuple(steps),
+        notices=tuple(notices),
+        rate=round(rate, 1 if rate < 100 else 0),
+        connections=max(enough, connections_for(rate)),
+    )
+
+
+@contextmanager
+def _noise() -> Iterator[Path]:
+    """A file that no compression makes smaller."""
+    with tempfile.TemporaryDirectory(prefix="prepipe-") as directory:
+        path = Path(directory) / _NAME
+        path.write_bytes(os.urandom(_FILE_BYTES))
+        yield path
+
+
+def _open_all(link: SshLink, count: int) -> tuple[float, Welcome]:
+    """Wait until all connections are open; how long the first took, s, and who is there."""
+    began = time.monotonic()
+    link.wait_open()
+    first_s = time.monotonic() - began
+    until = time.monotonic() + _PATIENCE_S
+    while _open_ones(link) < count and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    far_end = link.state().far_end
+    if far_end is None:
+        raise LinkError("the connection broke while it was tried; try it again")
+    return first_s, far_end
+
+
+def _open_ones(link: SshLink) -> int:
+    return sum(each.state == State.OPEN for each in link.state().connections)
+
+
+def _measure(link: SshLink, count: int, noise: Path, seconds: float) -> Step:
+    """Fill the link for so long; what counts is the most that it carried in a second."""
+    until = time.monotonic() + seconds
+    with ThreadPoolExecutor(_FILES_AT_A_TIME) as threads:
+        sending = [
+            threads.submit(_keep_sending, link, noise, until) for _ in range(_FILES_AT_A_TIME)
+        ]
+        samples = [_carried(link)]
+        while time.monotonic() < until:
+            time.sleep(_LOOK_S)
+            samples.append(_carried(link))
+        state = link.state()
+        for each in sending:
+            each.result()
+    known = [each.socket for each in state.connections if each.socket is not None]
+    segments = sum(each.segments for each in known)
+    return Step(
+        count,
+        _best_mbit_s(samples),
+        sum(each.retransmitted for each in known) / segments if segments else None,
+        min((each.least_rtt_s for each in known), default=0.0)
+        or min(each.rtt_s for each in state.connections),
+    )
+
+
+def _keep_sending(link: SshLink, noise: Path, until: float) -> None:
+    while time.monotonic() < until:
+        link.send_in_vain(noise)
+
+
+def _carried(link: SshLink) -> tuple[float, int]:
+    return time.monotonic(), sum(each.sent_bytes for each in link.state().connections)
+
+
+def _best_mbit_s(samples: list[tuple[float, int]]) -> float:
+    """The most that was carried over a second."""
+    spells = zip(samples, samples[_SPELL:], strict=False)
+    speeds = [(count - before) / (now - began) for (began, before), (now, count) in spells]
+    return 8e-6 * max(speeds, default=0.0)
