@@ -14,7 +14,7 @@ from receiving import NAME
 from prepipe.errors import LinkError, StorageError
 from prepipe.link.dealer import Dealer, Task, Transfer
 from prepipe.link.outgoing import Outgoing
-from prepipe.link.protocol import CHUNK_BYTES, bitmap
+from prepipe.link.protocol import CHUNK_BYTES, TRIAL, bitmap
 
 
 class Clock:
@@ -40,12 +40,14 @@ class Table:
     def _count(self) -> None:
         self.changes += 1
 
-    def add(self, chunks: int = 3, *, urgency: int = 0, ask_first: bool = False) -> Transfer:
+    def add(
+        self, chunks: int = 3, *, urgency: int = 0, ask_first: bool = False, place: str = ""
+    ) -> Transfer:
         path = self._directory / NAME
         with path.open("wb") as stream:
             stream.truncate((chunks - 1) * CHUNK_BYTES + 100)
         self._packets.append(Outgoing(path))
-        return self.dealer.add(self._packets[-1], urgency=urgency, ask_first=ask_first)
+        return self.dealer.add(self._packets[-1], place=place, urgency=urgency, ask_first=ask_first)
 
     def join(self, *names: str) -> None:
         for name in names:
@@ -119,13 +121,38 @@ def test_who_does_not_take_part_gets_nothing(table: Table) -> None:
     assert table.deal("a") is None
 
 
-def test_what_a_lost_connection_had_comes_again_and_first(table: Table) -> None:
-    transfer = table.add(5)
-    for _ in range(3):
+@pytest.mark.parametrize("way", ["leave", "pause"])
+def test_what_a_lost_or_silent_connection_had_is_asked_for_while_the_rest_goes_on(
+    table: Table, way: str
+) -> None:
+    transfer = table.add(6)
+    for _ in range(4):
         table.deal("a")
     table.acknowledge(transfer, 1)
+    getattr(table.dealer, way)("a")
+    assert table.deal("a") is None
+    assert table.deal_all("b") == [(1, None), (1, 4), (1, 5)]
+    table.has("b", transfer, 1, 2)
+    assert table.deal_all("b") == [(1, 0), (1, 3)]
+
+
+def test_only_one_connection_asks_what_is_there(table: Table) -> None:
+    table.join("c")
+    table.add(2)
+    table.deal_all("a")
     table.dealer.leave("a")
-    assert table.deal_all("b") == [(1, 0), (1, 2), (1, 3), (1, 4)]
+    assert table.deal_all("b") == [(1, None)]
+    assert table.deal_all("c") == []
+
+
+def test_an_answer_that_is_on_its_way_already_is_waited_for(table: Table) -> None:
+    transfer = table.add(3)
+    table.deal("a")
+    table.deal("b")
+    table.dealer.leave("a")
+    assert table.deal_all("b") == [(1, 2)]
+    table.has("b", transfer)
+    assert table.deal_all("b") == [(1, 0)]
 
 
 def test_a_connection_that_comes_after_a_lost_one_is_told_of_the_file_anew(table: Table) -> None:
@@ -138,14 +165,6 @@ def test_a_connection_that_comes_after_a_lost_one_is_told_of_the_file_anew(table
     assert task.offer
 
 
-def test_what_a_silent_connection_has_comes_again(table: Table) -> None:
-    table.add(2)
-    table.deal("a")
-    table.dealer.pause("a")
-    assert table.deal("a") is None
-    assert table.deal_all("b") == [(1, 0), (1, 1)]
-
-
 def test_what_a_silent_connection_brings_after_all_is_not_sent_again(table: Table) -> None:
     transfer = table.add(3)
     table.deal("a")
@@ -153,7 +172,10 @@ def test_what_a_silent_connection_brings_after_all_is_not_sent_again(table: Tabl
     table.dealer.pause("a")
     table.join("a")
     assert table.acknowledge(transfer, 0) == CHUNK_BYTES
-    assert table.deal_all("b") == [(1, 1), (1, 2)]
+    assert table.deal_all("b") == [(1, None), (1, 2)]
+    assert table.acknowledge(transfer, 1) == CHUNK_BYTES
+    table.has("b", transfer)
+    assert table.deal_all("b") == []
 
 
 def test_what_is_acknowledged_twice_counts_once(table: Table) -> None:
@@ -203,11 +225,13 @@ def test_an_overdue_chunk_is_free_again_when_its_second_connection_is_lost_too(
     table: Table,
 ) -> None:
     table.join("c")
-    table.add(1)
+    transfer = table.add(1)
     table.deal("a")
     table.clock.now += 100.0
     table.deal("b")
     table.dealer.leave("b")
+    assert table.deal("c") == (1, None)
+    table.has("c", transfer)
     assert table.deal("c") == (1, 0)
 
 
@@ -290,6 +314,13 @@ def test_a_file_that_is_damaged_time_and_again_is_given_up(table: Table) -> None
         table.has("a", transfer)
     assert isinstance(transfer.error, LinkError)
     assert "damaged on its disk" in str(transfer.error)
+
+
+def test_of_what_is_thrown_away_there_nobody_is_asked(table: Table) -> None:
+    table.add(2, place=TRIAL)
+    table.deal_all("a")
+    table.dealer.leave("a")
+    assert table.deal_all("b") == [(1, 0), (1, 1)]
 
 
 def test_near_the_end_whoever_has_several_chunks_under_way_gets_no_more(table: Table) -> None:
@@ -472,7 +503,7 @@ class Crossing(RuleBasedStateMachine):
     @invariant()
     def every_chunk_is_in_one_place(self) -> None:
         for transfer in getattr(self, "transfers", {}).values():
-            places = [*transfer.todo, *transfer.dealt, *transfer.there]
+            places = [*transfer.todo, *transfer.dealt, *transfer.in_doubt, *transfer.there]
             assert sorted(places) == list(range(transfer.count))
 
     def teardown(self) -> None:

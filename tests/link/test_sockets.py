@@ -7,19 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from prepipe.link import sockets
 from prepipe.link.sockets import (
     begin_anew,
     default_congestion_control,
     pace,
+    retry_often,
     sockets_of,
     state_of,
     use_congestion_control,
 )
 
 PACING = 47
+GIVE_UP_MS = 18
+RETRY_MS = 44
 
 SENDER = """
 import socket, sys
@@ -159,6 +164,26 @@ def test_a_connection_that_begins_anew_keeps_its_congestion_control(copy: socket
     begin_anew(copy, name)
     told = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     assert told.rstrip(b"\0") == name.encode()
+
+
+def test_a_connection_on_which_something_was_lost_does_not_begin_anew(
+    copy: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its congestion control would forget how much it may send, and stand still."""
+    asked: list[str] = []
+    monkeypatch.setattr(sockets, "use_congestion_control", lambda _, name: asked.append(name))
+    state = sockets.state_of(copy)
+    assert state is not None and state.is_calm
+    monkeypatch.setattr(sockets, "state_of", lambda _: replace(state, is_calm=False))
+    begin_anew(copy, "bbr")
+    assert asked == []
+
+
+def test_a_kernel_that_can_sends_again_every_second(copy: socket.socket) -> None:
+    if not retry_often(copy, 45.0):
+        pytest.skip("kernels before 6.15 cannot")
+    assert copy.getsockopt(socket.IPPROTO_TCP, RETRY_MS) == 1000
+    assert copy.getsockopt(socket.IPPROTO_TCP, GIVE_UP_MS) == 45_000
 
 
 def test_the_kernel_tells_round_trip_and_segments(child: Child, copy: socket.socket) -> None:

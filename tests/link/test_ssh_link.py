@@ -30,7 +30,7 @@ from ssh_links import (
 
 from prepipe.errors import LinkError, PacketError, StorageError
 from prepipe.files import content_checksum
-from prepipe.link import Held, open_link, tuning
+from prepipe.link import Held, open_link, pool, tuning
 from prepipe.link.protocol import MAX_FILE_BYTES
 from prepipe.link.ssh import SshLink
 
@@ -326,8 +326,9 @@ def test_a_link_that_has_nothing_to_do_does_next_to_nothing(
         wait_until_open(link, 8)
         time.sleep(0.5)
         before = time.process_time()
-        time.sleep(3.0)
-        assert time.process_time() - before < 0.01 * 3.0 * 2
+        time.sleep(2.0)
+        # a hundredth of one core; a loaded machine charges more for the same
+        assert time.process_time() - before < 2 * 0.01 * 2.0
 
 
 def test_the_clock_of_the_far_side_is_looked_at(
@@ -386,14 +387,16 @@ def test_those_that_are_open_share_the_whole_line(sshd: PrivateSshd, landing: Pa
         wait_for(lambda: total() == pytest.approx(0.97 * 100e6 / 8))
 
 
-def test_a_rate_that_is_not_known_is_found(sshd: PrivateSshd, landing: Path, here: Path) -> None:
-    with linked(sshd, landing, rate="auto", connections=None) as link:
+def test_a_rate_that_is_not_known_is_found(
+    sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_MEASURED_OVER_S", 0.3)
+    with linked(sshd, landing, rate="auto") as link:
+        wait_until_open(link, 2)
         began_with = link.state().rate
-        for seed in range(20):
-            link.send(packet(here, size=40_000_000, seed=seed))
-            if link.state().rate > began_with:
-                break
-        assert link.state().rate > began_with
+        sending = in_background(link, packet(here, size=40_000_000))
+        wait_for(lambda: link.state().rate > began_with)
+        sending.result()
 
 
 def test_settings_choose_this_link(sshd: PrivateSshd, landing: Path) -> None:
@@ -401,8 +404,13 @@ def test_settings_choose_this_link(sshd: PrivateSshd, landing: Path) -> None:
 
 
 def test_a_server_that_lets_only_some_in_is_used_with_those_and_told(
-    sshd: PrivateSshd, landing: Path, here: Path, tmp_path: Path
+    sshd: PrivateSshd,
+    landing: Path,
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pool, "_FEW_TRIES", 1)
     code = (
         "import os, sys, pathlib\n"
         f"seats = pathlib.Path({str(tmp_path)!r})\n"

@@ -73,7 +73,7 @@ class Connection:
     Attributes
     ----------
     state : State
-    began, opened_at, last_heard : float
+    began, opened_at, last_heard, revived_at : float
         By the clock that is never set back, s; `opened_at` is 0 before.
     is_unwanted : bool
         Whether we ended it ourselves, for it was not needed.
@@ -120,6 +120,7 @@ class Connection:
         self.state = State.OPENING
         self.began = self.last_heard = time.monotonic()
         self.opened_at = 0.0
+        self.revived_at = float("-inf")
         self.welcome: Welcome | None = None
         self.is_unwanted = False
         self.skew_s = 0.0
@@ -225,6 +226,8 @@ class Connection:
             if self.state is not State.SILENT:
                 return
             self.state = State.OPEN
+            # the kernel has enough to do with what was lost: begun anew now, it would stand still
+            self._begun_anew = self.revived_at = self.last_heard
             self._dealer.take_part(self)
         self._on_change()
 

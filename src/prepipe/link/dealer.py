@@ -1,8 +1,9 @@
 """Which chunk goes next, over which connection; pure bookkeeping, shared by all connections.
 
 Chunks are dealt from one queue, the most urgent file first, so that a new exposure overtakes a
-backlog between two chunks. A chunk stays dealt until it is acknowledged; when its connection
-is lost, or falls silent, or keeps it for too long, it is dealt again.
+backlog between two chunks. A chunk stays dealt until it is acknowledged, or its connection is
+lost or falls silent. Then it is in doubt: it may have arrived, and the far side is asked before
+it is dealt again.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ class Transfer:
     offer : Offer
     urgency : int
         The higher goes first; among equals the one that came first.
-    ask_first : bool
-        Whether the far side may have parts of it already, and is asked before any is sent.
     added : float
         When, by the dealer's clock, s.
 
     Attributes
     ----------
+    todo, dealt, in_doubt, there
+        Each chunk is in one of them.
     over : Event
         Set when it is there for good, or never will be: `error` tells.
     already : bool
@@ -64,7 +65,6 @@ class Transfer:
     packet: Outgoing
     offer: Offer
     urgency: int
-    ask_first: bool
     added: float
     over: threading.Event = field(default_factory=threading.Event)
     error: PrepipeError | None = None
@@ -73,15 +73,16 @@ class Transfer:
     dealt: dict[int, _Dealt] = field(default_factory=dict)
     there: dict[int, float] = field(default_factory=dict)
     """When each chunk was acknowledged."""
+    in_doubt: deque[int] = field(default_factory=deque)
+    """Those that may be there; a connection is to ask."""
+    asker: Hashable | None = None
+    """The connection that asks for those."""
     asked: dict[Hashable, float] = field(default_factory=dict)
     """When it was offered on each connection; the end of time once that was answered."""
     whole_since: float = math.inf
     nudge_at: float = math.inf
     nudge_pause: float = _NUDGE_S
     damages: int = 0
-
-    def __post_init__(self) -> None:
-        self.todo.extend(range(self.count))
 
     @property
     def count(self) -> int:
@@ -156,11 +157,23 @@ class Dealer:
     def add(
         self, packet: Outgoing, *, place: str = "", urgency: int = 0, ask_first: bool = False
     ) -> Transfer:
-        """Put a file into the queue."""
+        """Put a file into the queue.
+
+        Parameters
+        ----------
+        packet : Outgoing
+        place : str
+            As in `Offer`.
+        urgency : int
+            As in `Transfer`.
+        ask_first : bool
+            Whether the far side may have parts of it already.
+        """
         with self._lock:
             self._numbers += 1
             offer = Offer(self._numbers, packet.path.name, packet.size, packet.checksum, place)
-            transfer = Transfer(packet, offer, urgency, ask_first, self._clock())
+            transfer = Transfer(packet, offer, urgency, self._clock())
+            (transfer.in_doubt if ask_first else transfer.todo).extend(range(transfer.count))
             self._transfers[offer.id] = transfer
             insort(self._queue, transfer, key=lambda each: each.rank)
         self._on_change()
@@ -192,7 +205,7 @@ class Dealer:
     def has_chunks(self) -> bool:
         """Whether any chunk waits to be dealt."""
         with self._lock:
-            return any(each.todo and not each.ask_first for each in self._queue)
+            return any(each.todo for each in self._queue)
 
     def take_part(self, who: Hashable) -> None:
         """A connection may be dealt to from now on, for the first time or again."""
@@ -204,10 +217,6 @@ class Dealer:
         """A connection is silent: what it has not got acknowledged is for the others."""
         with self._lock:
             self._take_back(who)
-            for transfer in self._queue:
-                if transfer.ask_first:
-                    # another one is asked
-                    transfer.asked.pop(who, None)
         self._on_change()
 
     def retire(self, who: Hashable) -> None:
@@ -229,7 +238,11 @@ class Dealer:
             mine = [index for index, dealt in transfer.dealt.items() if dealt.who == who]
             for index in mine:
                 del transfer.dealt[index]
-            transfer.todo.extendleft(reversed(mine))
+            # of what is thrown away there the far side knows nothing
+            again = transfer.todo if transfer.offer.place == TRIAL else transfer.in_doubt
+            again.extendleft(reversed(mine))
+            if transfer.asker == who:
+                transfer.asker = None
             if transfer.whole_since < math.inf:
                 # it may be the one that was committing
                 transfer.nudge_at = self._clock()
@@ -253,16 +266,24 @@ class Dealer:
             return self._next_fresh(who) or self._next_nudge(who) or self._next_overdue(who)
 
     def _is_nearly_done(self) -> bool:
-        return sum(len(each.todo) for each in self._queue) < _THE_END
+        return sum(len(each.todo) + len(each.in_doubt) for each in self._queue) < _THE_END
 
     def _next_fresh(self, who: Hashable) -> Task | None:
         for transfer in self._queue:
-            if transfer.ask_first:
-                if not transfer.asked:
-                    return self._offered(who, transfer, None)
-            elif transfer.todo:
+            if transfer.in_doubt and self._may_ask(who, transfer):
+                transfer.asker = who
+                return self._asked(who, transfer)
+            if transfer.todo:
                 return self._dealt(who, transfer, transfer.todo.popleft())
         return None
+
+    def _may_ask(self, who: Hashable, transfer: Transfer) -> bool:
+        """Nobody else asks, and no answer is on its way that is older than the question."""
+        return transfer.asker is None and transfer.asked.get(who, math.inf) == math.inf
+
+    def _asked(self, who: Hashable, transfer: Transfer) -> Task:
+        transfer.asked[who] = self._clock()
+        return Task(transfer, None, offer=True)
 
     def _next_nudge(self, who: Hashable) -> Task | None:
         now = self._clock()
@@ -270,8 +291,7 @@ class Dealer:
             if transfer.nudge_at <= now:
                 transfer.nudge_at = now + transfer.nudge_pause
                 transfer.nudge_pause *= 2
-                transfer.asked.pop(who, None)
-                return self._offered(who, transfer, None)
+                return self._asked(who, transfer)
         return None
 
     def _next_overdue(self, who: Hashable) -> Task | None:
@@ -284,9 +304,6 @@ class Dealer:
 
     def _dealt(self, who: Hashable, transfer: Transfer, index: int, again: bool = False) -> Task:
         transfer.dealt[index] = _Dealt(who, self._clock(), again)
-        return self._offered(who, transfer, index)
-
-    def _offered(self, who: Hashable, transfer: Transfer, index: int | None) -> Task:
         is_news = who not in transfer.asked
         transfer.asked.setdefault(who, self._clock())
         return Task(transfer, index, is_news)
@@ -299,7 +316,7 @@ class Dealer:
                 return 0
             if index not in transfer.dealt:
                 # late, of a connection that was silent
-                transfer.todo.remove(index)
+                (transfer.todo if index in transfer.todo else transfer.in_doubt).remove(index)
             self._note_there(transfer, index)
             return transfer.bytes_of(index)
 
@@ -328,7 +345,7 @@ class Dealer:
             told = from_bitmap(bits, transfer.count)
             asked = transfer.asked.get(who, math.inf)
             transfer.asked[who] = math.inf
-            transfer.ask_first = False
+            transfer.asker = None
             damaged = {i for i, at in transfer.there.items() if at < asked} - told
             for index in told - transfer.there.keys():
                 self._note_there(transfer, index)
@@ -344,8 +361,9 @@ class Dealer:
         if damaged:
             transfer.damages += 1
             transfer.whole_since = transfer.nudge_at = math.inf
-            transfer.todo = deque(sorted({*transfer.todo, *damaged}))
-        transfer.todo = deque(index for index in transfer.todo if index not in transfer.there)
+        again = [*sorted(damaged), *transfer.in_doubt, *transfer.todo]
+        transfer.todo = deque(index for index in again if index not in transfer.there)
+        transfer.in_doubt.clear()
 
     def committed(self, file_id: int, already: bool = False) -> None:
         """Note that a file is there for good."""

@@ -24,6 +24,8 @@ __all__ = ["Pool"]
 
 _TICK_S = 0.1
 _SILENT_S = 3.0
+_HEARD_S = 1.0
+_TRUSTED_S = 5.0
 _SKEW_S = 5.0
 _GOODBYE_S = 1.0
 _ALIVE = 5, 6
@@ -176,7 +178,7 @@ class Pool:
         self.speed.note(now, self.acknowledged_bytes)
         for each in self.connections:
             self._look_at(each, now)
-        self._retire_surplus()
+        self._retire_surplus(now)
         healthy = self.healthy()
         self._tuning.share_out(healthy)
         complete = len(healthy) >= self._tuning.wanted
@@ -223,15 +225,25 @@ class Pool:
                 "ends keep time (chrony, ntpd)",
             )
 
-    def _retire_surplus(self) -> None:
-        """Enough are healthy: those that are silent, or came too late, are not needed."""
-        healthy = self.healthy()
-        if len(healthy) < self._tuning.wanted:
+    def _retire_surplus(self, now: float) -> None:
+        """Enough are healthy: those that are silent, or came too late, are not needed.
+
+        One that has just been heard again may fall silent again at once, for its kernel has to
+        find its way back: so long what is being opened in its place goes on.
+        """
+        wanted = self._tuning.wanted
+        healthy = sorted(
+            self.healthy(), key=lambda each: (now - each.last_heard > _HEARD_S, each.opened_at)
+        )
+        if len(healthy) < wanted:
             return
-        for each in healthy[self._tuning.wanted :]:
+        for each in healthy[wanted:]:
             each.leave()
+        unneeded = [State.SILENT]
+        if all(now - each.revived_at > _TRUSTED_S for each in healthy):
+            unneeded.append(State.OPENING)
         for each in self.connections:
-            if each.state in (State.SILENT, State.OPENING):
+            if each.state in unneeded:
                 each.abandon()
 
     def _open_what_is_missing(self, now: float, healthy: int) -> None:

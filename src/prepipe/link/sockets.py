@@ -21,6 +21,7 @@ __all__ = [
     "begin_anew",
     "default_congestion_control",
     "pace",
+    "retry_often",
     "sockets_of",
     "state_of",
     "use_congestion_control",
@@ -30,10 +31,15 @@ _PIDFD_GETFD = 438
 """The same number on every architecture; linux/include/uapi/asm-generic/unistd.h."""
 _SO_MAX_PACING_RATE = 47
 _TCP_NOTSENT_LOWAT = 25
+_TCP_USER_TIMEOUT = 18
+_TCP_RTO_MAX_MS = 44
+_RETRY_MS = 1000
 _NOT_SENT_BYTES = 128 * 1024
 """More than this need not wait in the kernel: it would be in the way of what is more urgent."""
 
 _INFO_BYTES = 160
+_CALM = 0
+"""TCP_CA_Open"""
 _U32_AT = struct.Struct("=I")
 
 
@@ -47,12 +53,15 @@ class SocketState:
         Smoothed and least round trip, s.
     segments, retransmitted : int
         Sent so far, and sent again.
+    is_calm : bool
+        Whether nothing is known or feared to be lost of what is under way.
     """
 
     rtt_s: float
     least_rtt_s: float
     segments: int
     retransmitted: int
+    is_calm: bool = True
 
 
 def sockets_of(process_id: int) -> list[socket.socket]:
@@ -114,6 +123,26 @@ def pace(connection: socket.socket, bytes_per_s: float) -> bool:
         return False
 
 
+def retry_often(connection: socket.socket, give_up_s: float) -> bool:
+    """Let the kernel send again every second, however long nothing was answered.
+
+    Else it waits twice as long after each try, and finds out late that a line is back. Kernels
+    before 6.15 cannot.
+
+    Parameters
+    ----------
+    connection : socket
+    give_up_s : float
+        It is not the kernel that gives up before this time, s.
+    """
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, round(give_up_s * 1000))
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RETRY_MS)
+    except OSError:
+        return False
+    return True
+
+
 def use_congestion_control(connection: socket.socket, name: str) -> bool:
     """Ask for a congestion control by its kernel name; False if it is refused."""
     try:
@@ -135,9 +164,11 @@ def begin_anew(connection: socket.socket, name: str) -> None:
 
     BBR empties the line for a round trip once every 10 s to see how long that is. On a paced
     connection, which fills no queue, there is nothing to see, and at 240 ms it costs a tenth of an
-    exposure's time: begun anew before those 10 s are over, it goes on at full speed.
+    exposure's time: begun anew before those 10 s are over, it goes on at full speed. Not while
+    something is lost, though: what it forgets then is how much it may send.
     """
-    if use_congestion_control(connection, "reno"):
+    state = state_of(connection)
+    if state is not None and state.is_calm and use_congestion_control(connection, "reno"):
         use_congestion_control(connection, name)
 
 
@@ -158,4 +189,5 @@ def state_of(connection: socket.socket) -> SocketState | None:
         least_rtt_s=number(148) / 1e6,
         segments=number(136),
         retransmitted=number(100),
+        is_calm=told[1] == _CALM,
     )

@@ -14,13 +14,21 @@ from prepipe.link.pacing import (
     overdue_after,
     window_for,
 )
-from prepipe.link.sockets import default_congestion_control, pace, state_of, use_congestion_control
+from prepipe.link.sockets import (
+    default_congestion_control,
+    pace,
+    retry_often,
+    state_of,
+    use_congestion_control,
+)
 
 __all__ = ["Tuning"]
 
 _UNKNOWN_RTT_S = 0.25
 _MEASURED_OVER_S = 1.5
 _SETTLES_S = 0.2
+_GIVE_UP_S = 45.0
+"""Later than ssh itself, which tells why."""
 _SHARED = 4
 """Sessions over one connection of the user's; its server allows ten, the user's own included."""
 
@@ -71,6 +79,8 @@ class Tuning:
     def begin(self, connection: Connection) -> None:
         """Ask for the congestion control on a connection that was opened."""
         copies = connection.take_sockets()
+        for each in copies:
+            retry_often(each, _GIVE_UP_S)
         name = self._congestion
         if not name or self._shared:
             return
