@@ -20,7 +20,7 @@ class Server:
         self.begun: list[float] = []
         if opened:
             self.openings.note_begun(self.now)
-            self.openings.note_opened(TOOK_S)
+            self.openings.note_opened(self.now, TOOK_S)
             self.now += TOOK_S
 
     def run(self, seconds: float, wanted: int = 8, lasts_s: float = 1e9, healthy: int = 0) -> None:
@@ -91,9 +91,9 @@ def test_a_try_ends_soon_once_it_is_known_how_long_one_takes() -> None:
     server = Server(opened=False)
     assert server.openings.connect_s == 30.0
     server.openings.note_begun(0.0)
-    server.openings.note_opened(TOOK_S)
+    server.openings.note_opened(server.now, TOOK_S)
     assert server.openings.connect_s == pytest.approx(2 * TOOK_S)
-    server.openings.note_opened(0.1)
+    server.openings.note_opened(server.now, 0.1)
     assert server.openings.connect_s == 5.0
 
 
@@ -135,7 +135,7 @@ def test_after_one_got_in_the_next_failure_is_the_first_again() -> None:
     server = Server()
     for _ in range(10):
         server.fail(passing=False)
-    server.openings.note_opened(TOOK_S)
+    server.openings.note_opened(server.now, TOOK_S)
     assert server.openings.is_time(server.now + 0.3, 1, 0, 1)
     assert server.fail(passing=False) < 1.2
 
@@ -145,7 +145,7 @@ def test_connections_that_never_last_are_opened_ever_more_seldom() -> None:
     waits = []
     for _ in range(12):
         server.openings.note_begun(server.now)
-        server.openings.note_opened(0.1)
+        server.openings.note_opened(server.now, 0.1)
         opened = server.now = server.now + 0.1
         lost = server.now = server.now + 0.1
         server.openings.note_lost(lost, opened)
@@ -161,3 +161,11 @@ def test_many_that_are_lost_together_are_replaced_at_once() -> None:
     for _ in range(8):
         server.openings.note_lost(server.now + 0.1, server.now)
     assert server.openings.is_time(server.now + 0.3, 8, 0, 0)
+
+
+def test_what_began_before_another_got_in_and_fails_is_no_news() -> None:
+    server = Server()
+    server.openings.note_opened(server.now, TOOK_S)
+    assert not server.openings.note_failed(server.now + 1.0, server.now - 1.0, passing=False)
+    assert server.openings.failures == 0
+    assert server.openings.is_time(server.now + 1.0, 1, 0, 1)

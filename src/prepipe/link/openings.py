@@ -37,11 +37,17 @@ class Openings:
         self._took_s: float | None = None
         self._last_begun = float("-inf")
         self._not_before = float("-inf")
-        self._last_failure = float("-inf")
+        self._last_news = float("-inf")
+        self._last_loss = float("-inf")
         self._spacing = _BETWEEN_S
         self._in_vain = 0
         self._failures = 0
         self._short_lives = 0
+
+    @property
+    def failures(self) -> int:
+        """Tries that failed one after the other since the last one that did not."""
+        return self._failures
 
     @property
     def ever(self) -> bool:
@@ -90,15 +96,16 @@ class Openings:
         self._last_begun = now
         self._in_vain += 1
 
-    def note_opened(self, took_s: float) -> None:
+    def note_opened(self, now: float, took_s: float) -> None:
         """One is open."""
+        self._last_news = now
         self._took_s = took_s
         self._in_vain = 0
         self._failures = 0
         self._spacing = _BETWEEN_S
         self._not_before = float("-inf")
 
-    def note_failed(self, now: float, began: float, passing: bool) -> None:
+    def note_failed(self, now: float, began: float, passing: bool) -> bool:
         """One could not be opened; the less it helps, the longer it takes until the next.
 
         Parameters
@@ -107,26 +114,31 @@ class Openings:
             s
         passing : bool
             Whether the cause is one that goes away by itself.
+
+        Returns
+        -------
+        bool
+            Whether that was news: of those that were under way together the first tells.
         """
-        if began < self._last_failure:
-            # of those that were under way together the first tells
-            return
-        self._last_failure = now
+        if began < self._last_news:
+            return False
+        self._last_news = now
         self._failures += 1
         if passing:
             self._spacing = min(2 * self._spacing, _WIDEST_BETWEEN_S)
         else:
             pause = min(2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)
             self._not_before = now + pause
+        return True
 
     def note_lost(self, now: float, opened_at: float) -> None:
         """One that had been open is lost; if they never last, there is a pause between them."""
         if now - opened_at > _SHORT_LIFE_S:
             self._short_lives = 0
             return
-        if opened_at < self._last_failure:
+        if opened_at < self._last_loss:
             return
-        self._last_failure = now
+        self._last_loss = now
         self._short_lives += 1
         if self._short_lives > 1:
             pause = _BETWEEN_S * 2.0 ** min(self._short_lives, 10)

@@ -75,7 +75,6 @@ class Pool:
         self._shared = False
         self._down_since = float("-inf")
         self._verdict_at = float("-inf")
-        self._refusals = 0
         self._broken = ""
         self.speed = Speed()
         self.connections: tuple[Connection, ...] = ()
@@ -208,8 +207,8 @@ class Pool:
 
     def _note_open(self, connection: Connection) -> None:
         self._welcomed.add(connection)
-        self._openings.note_opened(connection.opened_at - connection.began)
-        self._refusals = 0
+        now = time.monotonic()
+        self._openings.note_opened(now, connection.opened_at - connection.began)
         self.trouble = ""
         self._tuning.begin(connection)
         self._compare_clocks(connection)
@@ -274,19 +273,19 @@ class Pool:
             self._notice("fault", f"{self._where}: {told}; a new connection is opened")
 
     def _note_failure(self, now: float, began: float, told: str, passing: bool) -> None:
-        self._openings.note_failed(now, began, passing)
-        if self.healthy():
-            self._refusals += 1
-            if self._refusals == _FEW_TRIES:
-                self._notice(
-                    "fewer",
-                    f"{self._where}: only {len(self.healthy())} of {self._tuning.wanted} "
-                    f"connections can be opened: {told}",
-                )
-            return
-        self.trouble = told
-        if not (passing and self._openings.ever):
-            self._verdict_at = now
+        healthy = len(self.healthy())
+        # the line is up and the server takes no more: that does not pass so soon
+        is_news = self._openings.note_failed(now, began, passing and not healthy)
+        if not healthy:
+            self.trouble = told
+            if not (passing and self._openings.ever):
+                self._verdict_at = now
+        elif is_news and self._openings.failures == _FEW_TRIES:
+            self._notice(
+                "fewer",
+                f"{self._where}: only {healthy} of {self._tuning.wanted} connections can be "
+                f"opened: {told}",
+            )
 
     def _share_users_own(self) -> bool:
         """Where only the user's own open connection gets in, go through that one."""
