@@ -91,11 +91,9 @@ class Schedule:
         return any((other.key.camera, other.key.exposure) == number for other in self._in_work())
 
     def put_back(self, row: CcdRow) -> None:
-        """Let a CCD wait for its next step, before those that come after it in the order."""
-        if row.stage is Stage.PACKED:
-            insort(self._packed, row, key=self._place)
-        else:
-            self._unpacked.appendleft(row)
+        """Let a CCD wait for its next step, at its place in the order."""
+        waiting = self._packed if row.stage is Stage.PACKED else self._unpacked
+        insort(waiting, row, key=self._place)
 
     def next_to_pack(self) -> CcdRow | None:
         """Take the next CCD to be packed, if there is room for its packet."""
@@ -126,7 +124,7 @@ class Schedule:
         if self._is_newest(self._packed[-1]):
             return None
         row = self._packed.pop()
-        self._unpacked.append(replace(row, stage=Stage.FOUND))
+        self.put_back(replace(row, stage=Stage.FOUND))
         return row
 
     @property
