@@ -132,7 +132,7 @@ def test_status_tells_how_many_originals_are_archived(run, site):
     journal.close()
     after = run(*words)
     assert "originals archived: 1 of 2" in after.stdout
-    (line,) = [line for line in after.stdout.splitlines() if "ut200306" in line]
+    line = next(line for line in after.stdout.splitlines() if "ut200306" in line)
     assert line.rstrip().endswith("1 of 2")
     told = json.loads(run(*words, "--json").stdout)
     assert told["originals"] == {"archived": 1, "expected": 2}

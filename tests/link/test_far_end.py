@@ -52,6 +52,7 @@ from prepipe.link.protocol import (
     Welcome,
     frame,
 )
+from prepipe.names import parse_name
 
 DATA = content(2 * CHUNK_BYTES + 10)
 
@@ -305,9 +306,10 @@ def test_whatever_comes_it_ends_with_0_or_1_and_writes_below_the_landing_directo
     assert names(outer) == ["a"]
     assert names(outer / "a") == ["landing"]
     for name in names(landing):
-        assert name == NAME or name.startswith(f".{NAME}.")
-    if (landing / NAME).exists():
-        assert (landing / NAME).read_bytes() == DATA
+        # a flipped bit may make another packet's name of it
+        parse_name(name.removeprefix(".").partition(".packet")[0] + ".packet")
+        if not name.startswith("."):
+            assert (landing / name).read_bytes() == DATA
 
 
 def test_it_ends_when_the_near_end_hangs_up(far: Receiving) -> None:

@@ -57,12 +57,14 @@ class RecordingLink(LocalLink):
 
     def __init__(self, landing: Path) -> None:
         super().__init__(landing)
+        self.begun: list[str] = []
         self.sent: list[str] = []
         self.fault: Callable[[], Exception | None] = lambda: None
 
     def send(self, packet: Path, urgency: int = 0) -> None:
         if error := self.fault():
             raise error
+        self.begun.append(packet.name)
         super().send(packet, urgency)
         self.sent.append(packet.name)
 

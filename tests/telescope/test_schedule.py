@@ -128,6 +128,9 @@ def test_the_oldest_packet_makes_room_for_the_newest_exposure_on_a_dead_line() -
     assert in_the_way.exposure.number == 1
     assert planned.in_the_way() is None
     assert numbers(begin_packing(planned)) == [3]
+    while begin_sending(planned):
+        planned.sending.clear()
+    assert numbers(begin_packing(planned)) == [1], "and is packed again when there is room"
 
 
 def test_nothing_makes_room_for_an_older_exposure() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from prepipe.cli.app import add_command
 from prepipe.cli.journals import ARCHIVE_LOCK, JOURNAL_NAME
+from prepipe.cli.link import watched
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
 from prepipe.cli.output import Failures, print_json, print_table
@@ -83,6 +84,7 @@ def _archive(site: Site, night: Night | None, *, once: bool, now: bool) -> Archi
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.telescope.work / ARCHIVE_LOCK):
                 display.say(_archives(site, camera, now=now))
+                display.link_line = watched(link)
             work = Archive(
                 site,
                 journal,

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
+from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
 from prepipe.cli.output import print_json, print_table
 from prepipe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prepipe.link import Link
+    from prepipe.link.ssh import LinkState
     from prepipe.link.trial import Step, Trial
 
-__all__ = ["register"]
+__all__ = ["link_line", "register", "watched"]
+
+COUNTS = (1, 2, 4, 8, 16)
 
 
 def test(
@@ -22,6 +28,9 @@ def test(
     seconds: Annotated[
         float, typer.Option("--seconds", min=2.0, max=120.0, help="For each number of connections.")
     ] = 8.0,
+    connections: Annotated[
+        str, typer.Option("--connections", help="Numbers of connections to try.")
+    ] = ",".join(map(str, COUNTS)),
     as_json: Json = False,
 ) -> None:
     """Measure the link: round trip, speed by number of connections, loss; and what to set.
@@ -29,19 +38,20 @@ def test(
     Noise crosses and is thrown away at the far end; nothing is written there. The line is full
     while this runs, so not while exposures wait.
     """
-    from prepipe.link.trial import COUNTS, try_link
+    from prepipe.link.trial import try_link
 
     settings = read_site(config).link
     if settings.kind != "ssh":
         raise ConfigError(
             f"only a link of kind ssh can be measured, and link.kind is {settings.kind}"
         )
+    counts = number_list(connections, "--connections")
     typer.echo(
         f"connecting to {settings.host}; then {seconds:.0f} s with each of "
-        f"{', '.join(map(str, COUNTS))} connections",
+        f"{', '.join(map(str, counts))} connections",
         err=True,
     )
-    trial = try_link(settings, seconds, on_step=_tell)
+    trial = try_link(settings, seconds, counts, _tell)
     if as_json:
         print_json(trial)
     else:
@@ -72,6 +82,45 @@ def _show(trial: Trial) -> None:
     for notice in trial.notices:
         typer.echo(f"note: {notice}")
     typer.echo(f"\n[link]\nrate = {trial.rate:g}\nconnections = {trial.connections}")
+
+
+_MARKS = {"open": "o", "silent": "?", "opening": ".", "leaving": "-"}
+
+
+def link_line(state: LinkState) -> str:
+    """What a link does at this moment, in a line: ``[oooooo.?]`` is one mark a connection.
+
+    ``o`` is open, ``.`` being opened, ``?`` silent, ``-`` taking its leave.
+    """
+    marks = "".join(_MARKS.get(each.state, " ") for each in state.connections)
+    line = f"link [{marks}] {state.mbit_s:.1f} of {state.rate:.0f} Mbit/s"
+    rtts = [each.rtt_s for each in state.connections if each.rtt_s]
+    if rtts:
+        line += f", round trip {1e3 * min(rtts):.0f} ms"
+    if state.queued_bytes:
+        left = "" if state.eta_s is None else f", {state.eta_s:.0f} s left"
+        line += f", {state.queued_bytes / 1e6:.1f} MB under way{left}"
+    if state.trouble:
+        line += f"; down: {state.trouble}"
+    return line
+
+
+def watched(link: Link, *, open_now: bool = False) -> Callable[[], str]:
+    """Gives what tells of a link in a line, an empty one for a link that has nothing to tell.
+
+    Parameters
+    ----------
+    link : Link
+    open_now : bool
+        Whether to connect before there is anything to send.
+    """
+    from prepipe.link.ssh import SshLink
+
+    if not isinstance(link, SshLink):
+        return str
+    if open_now:
+        link.open()
+    return lambda: link_line(link.state())
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ LOOK_S = 1.0
 QUIET_S = 3.0
 """An exposure that is through gets its line when no CCD of it moved for so long."""
 NEWEST = 12
+LINK_S = 30.0
+"""A link at work gets a line so often."""
 PROGRESS_S = 10.0
 """An exposure that is under way gets a line so often."""
 
@@ -44,6 +46,11 @@ class Display:
         Of the end that works.
     end : str
         ``"telescope"``, ``"cluster"``, or ``"archive"``: originals leave the telescope.
+
+    Attributes
+    ----------
+    link_line : callable
+        Gives a line about the link; empty if there is nothing to tell.
     """
 
     def __init__(self, journal: Path, end: str) -> None:
@@ -56,6 +63,8 @@ class Display:
         self._told: dict[int, float] = {}
         self._done = threading.Event()
         self._live: Any = None
+        self._link_told = 0.0
+        self.link_line: Callable[[], str] = str
 
     def touch(self, exposure: int) -> None:
         """Note that a CCD of an exposure moved."""
@@ -125,6 +134,7 @@ class Display:
             rows = journal.rows(exposure=number)
             if rows and (last or all(self._is_through(row) for row in rows)):
                 _log(exposure_line(rows))
+        self._tell_of_link()
         for number in self._long_under_way():
             if rows := journal.rows(exposure=number):
                 _log(exposure_line(rows))
@@ -134,13 +144,25 @@ class Display:
             return row.archived_at is not None or not row.is_lossy
         return row.stage in FINISHED[self._end]
 
+    def _tell_of_link(self) -> None:
+        """A line now and then while something is under way, or nothing can be."""
+        line = self.link_line()
+        now = time.monotonic()
+        if ("under way" in line or "down:" in line) and now - self._link_told >= LINK_S:
+            self._link_told = now
+            _log(line)
+
     def _table(self, journal: Journal) -> Any:
+        from rich.console import Group
+
         from prepipe.cli.status import exposure_table
 
         with self._lock:
             newest = list(self._moved)[-NEWEST:]
         rows = [row for number in newest for row in journal.rows(exposure=number)]
-        return exposure_table(self._status(rows))
+        table = exposure_table(self._status(rows))
+        line = self.link_line()
+        return Group(table, printable(line)) if line else table
 
     def _status(self, rows: list[CcdRow]) -> NightStatus:
         from prepipe.store.status import night_status

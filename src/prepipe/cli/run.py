@@ -10,6 +10,7 @@ import typer
 
 from prepipe.cli.app import add_command
 from prepipe.cli.journals import INGEST_LOCK, JOURNAL_NAME, PUSH_LOCK
+from prepipe.cli.link import watched
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
 from prepipe.cli.output import Failures, print_json, print_table
@@ -98,11 +99,12 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
     camera = load_camera(site.camera)
     display = Display(path, "telescope")
     journal = Journal(path)
-    link = open_link(site.link)
+    link = open_link(site.link, display.say)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.telescope.work / PUSH_LOCK):
                 display.say(_pushes(site))
+                display.link_line = watched(link, open_now=True)
             pushing = Push(
                 site, journal, link, camera, lambda event: _show_pushed(display, event, once=once)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +18,7 @@ from prepipe.link.pacing import HEADERS, connections_for
 from prepipe.link.protocol import Welcome
 from prepipe.link.ssh import SshLink
 
-__all__ = ["COUNTS", "Step", "Trial", "try_link"]
-
-COUNTS = (1, 2, 4, 8, 16)
-"""Connections that are tried."""
+__all__ = ["Step", "Trial", "try_link"]
 
 _FILE_BYTES = 8 << 20
 _FILES_AT_A_TIME = 4
@@ -88,8 +85,8 @@ class Trial:
 
 def try_link(
     settings: config.Link,
-    seconds: float = 8.0,
-    counts: tuple[int, ...] = COUNTS,
+    seconds: float,
+    counts: Sequence[int],
     on_step: Callable[[Step], object] = lambda _: None,
 ) -> Trial:
     """Measure a link with more and more connections.
@@ -100,7 +97,8 @@ def try_link(
         Of kind ssh; its rate and number of connections are not looked at.
     seconds : float
         For each number of connections, s.
-    counts : tuple of int
+    counts : sequence of int
+        Numbers of connections to try.
     on_step : callable, optional
         Told of each step when it is done.
 

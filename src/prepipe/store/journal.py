@@ -6,6 +6,7 @@ together, so that after a crash the row says where the CCD really is.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ class Journal:
 
     def __init__(self, where: Path | str) -> None:
         self._engine = open_engine(where)
+        # SQLite lets those who find it locked sleep longer and longer: many threads would starve
+        self._writing = threading.Lock()
         with self._transaction() as connection:
             tables.metadata.create_all(connection)
             add_missing_columns(connection, tables.ccds)
@@ -60,7 +63,7 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with plain_errors(), self._engine.begin() as connection:
+        with self._writing, plain_errors(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager

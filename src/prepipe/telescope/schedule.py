@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from prepipe import config
 from prepipe.model import Stage
@@ -90,11 +91,9 @@ class Schedule:
         return any((other.key.camera, other.key.exposure) == number for other in self._in_work())
 
     def put_back(self, row: CcdRow) -> None:
-        """Let a CCD wait for its next step, before those that come after it in the order."""
-        if row.stage is Stage.PACKED:
-            insort(self._packed, row, key=self._place)
-        else:
-            self._unpacked.appendleft(row)
+        """Let a CCD wait for its next step, at its place in the order."""
+        waiting = self._packed if row.stage is Stage.PACKED else self._unpacked
+        insort(waiting, row, key=self._place)
 
     def next_to_pack(self) -> CcdRow | None:
         """Take the next CCD to be packed, if there is room for its packet."""
@@ -115,11 +114,18 @@ class Schedule:
         return self._packed.pop(0)
 
     def in_the_way(self) -> CcdRow | None:
-        """Take the last packet of all, if it keeps the newest exposure from being packed."""
+        """Take the last packet of all, if it keeps the newest exposure from being packed.
+
+        Its CCD waits here to be packed again.
+        """
         wanted = bool(self._unpacked) and self._is_newest(self._unpacked[0])
         if not (wanted and self._packed and self._made_ahead >= self._ahead):
             return None
-        return None if self._is_newest(self._packed[-1]) else self._packed.pop()
+        if self._is_newest(self._packed[-1]):
+            return None
+        row = self._packed.pop()
+        self.put_back(replace(row, stage=Stage.FOUND))
+        return row
 
     @property
     def _made_ahead(self) -> int:

@@ -183,7 +183,6 @@ class Traffic:
         while self._packers.has_room:
             while in_the_way := self._schedule.in_the_way():
                 self._carrier.unpack(in_the_way)
-                self._course.change()
             row = self._next_of_ours(self._schedule.next_to_pack)
             if row is None:
                 if not self._packers.under_way and self._schedule.wants_more:
