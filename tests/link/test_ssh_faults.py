@@ -35,6 +35,8 @@ from ssh_links import (
 from prepipe.errors import LinkError
 from prepipe.link import tuning
 from prepipe.link.connection import Connection
+from prepipe.link.dealer import Task
+from prepipe.link.protocol import CHUNK_BYTES
 from prepipe.link.ssh import SshLink
 
 SIZE = 6_000_000
@@ -65,6 +67,8 @@ SENDER = """
 import sys, time, threading
 from pathlib import Path
 from prepipe import config
+from prepipe.link.dealer import Task
+from prepipe.link.protocol import CHUNK_BYTES
 from prepipe.link.ssh import SshLink
 link = SshLink(config.Link.model_validate_json(sys.argv[1]))
 threading.Thread(target=link.send, args=(Path(sys.argv[2]),), daemon=True).start()
@@ -91,8 +95,17 @@ def killed_in_the_middle(sshd: PrivateSshd, landing: Path, path: Path) -> int:
 
 
 def test_a_sender_that_is_killed_and_started_again_sends_only_what_is_missing(
-    sshd: PrivateSshd, landing: Path, here: Path
+    sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent: list[int] = []
+    send = Connection._send
+
+    def count_chunks(self: Connection, task: Task) -> None:
+        if task.index is not None:
+            sent.append(task.index)
+        send(self, task)
+
+    monkeypatch.setattr(Connection, "_send", count_chunks)
     path = packet(here, size=SIZE)
     before = killed_in_the_middle(sshd, landing, path)
     assert before < SIZE
@@ -101,6 +114,7 @@ def test_a_sender_that_is_killed_and_started_again_sends_only_what_is_missing(
     with linked(sshd, landing) as link:
         link.send(path)
         assert 0 < acknowledged(link) <= SIZE - before
+    assert len(sent) <= (SIZE - before) // CHUNK_BYTES + 1
     assert are_there(landing, [path])
 
 
@@ -126,16 +140,17 @@ def test_a_receiver_that_is_stopped_delays_nothing_for_long_and_is_replaced(
     path = packet(here, size=SIZE)
     with linked(sshd, landing, rate=40.0) as link:
         wait_until_open(link, 2)
+        first = set(link._pool.connections)
         sending = in_background(link, path)
         wait_for(lambda: acknowledged(link) > SIZE // 4)
         stopped = receivers(landing)[0]
         stopped.suspend()
         try:
             sending.result()
-            wait_for(lambda: count(link.state(), "open") == 2)
+            wait_for(lambda: len(first & set(link._pool.connections)) == 1)
+            wait_for(lambda: count(link.state(), "open") == len(link.state().connections) == 2)
         finally:
             stopped.kill()
-        wait_for(lambda: len(link.state().connections) == 2)
     assert are_there(landing, [path])
 
 
