@@ -35,6 +35,7 @@ from ssh_links import (
 from prepipe.errors import LinkError
 from prepipe.link import tuning
 from prepipe.link.connection import Connection
+from prepipe.link.ssh import SshLink
 
 SIZE = 6_000_000
 
@@ -197,8 +198,17 @@ def test_a_server_that_stays_away_is_an_error_once_patience_is_over_and_not_befo
                 link.inventory()
         finally:
             sshd.start()
-        link.send(path)
+        wait_for(lambda: has_sent(link, path))
     assert are_there(landing, [path])
+
+
+def has_sent(link: SshLink, path: Path) -> bool:
+    """Try once, as a push does time and again."""
+    try:
+        link.send(path)
+    except LinkError:
+        return False
+    return True
 
 
 def test_a_try_after_a_failure_sends_only_what_is_missing(
@@ -215,7 +225,7 @@ def test_a_try_after_a_failure_sends_only_what_is_missing(
                 sending.result()
         finally:
             sshd.start()
-        link.send(path)
+        wait_for(lambda: has_sent(link, path))
         assert acknowledged(link) <= SIZE
     assert are_there(landing, [path])
 
@@ -287,8 +297,7 @@ def test_a_disk_that_does_not_commit_is_an_error_once_patience_is_over(
         (tmp_path / "well").touch()
         for receiver in receivers(landing):
             receiver.kill()
-        wait_for(lambda: not receivers(landing) or count(link.state(), "open"))
-        link.send(path)
+        wait_for(lambda: has_sent(link, path))
     assert (landing / NAME).read_bytes() == path.read_bytes()
 
 
