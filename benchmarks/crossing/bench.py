@@ -19,6 +19,8 @@ from crossing.exposures import BITS, last_landed, write_exposure
 
 RTT_MS = 240.0
 OUTAGE_LATER_S = 3.0
+WITHOUT_BBR = {"congestion": "cubic", "connections": 16}
+"""What nearly all kernels do that refuse bbr, and the connections that the pool then takes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Bench:
         self.landing = self.home / "landing"
         self.landing.mkdir()
         self.wan = Wan(self.home / "wan", congestion=ordinary_congestion(), **cell.line)
-        wished = {"rate": cell.rate} | ({} if cell.bbr else {"congestion": ""}) | changes
+        wished = {"rate": cell.rate} | ({} if cell.bbr else WITHOUT_BBR) | changes
         self._sender: subprocess.Popen[str] | None = None
         self.settings = self.wan.settings(self.landing, **wished)
 

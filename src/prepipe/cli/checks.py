@@ -20,8 +20,8 @@ import psutil
 
 from prepipe import __version__
 from prepipe.config import Site
-from prepipe.errors import PrepipeError
-from prepipe.link.base import Held
+from prepipe.errors import LinkError, PrepipeError
+from prepipe.link.base import Link
 
 __all__ = ["CLUSTER", "TELESCOPE", "Check", "State", "all_checks"]
 
@@ -338,7 +338,7 @@ def check_ssh_tools() -> Check:
 def check_link(site: Site) -> Check:
     """Whether the landing directory at the far end answers."""
     where = site.link.host if site.link.kind != "local" else str(site.link.landing)
-    answers: SimpleQueue[dict[str, Held] | Exception] = SimpleQueue()
+    answers: SimpleQueue[str | Exception] = SimpleQueue()
     # A link may hang for as long as its own timeout; the doctor does not wait so long.
     Thread(target=_ask_far_side, args=(site, answers), daemon=True).start()
     begun = time.monotonic()
@@ -353,21 +353,37 @@ def check_link(site: Site) -> Check:
             f"; `ssh -oBatchMode=yes {where} true` must work" if site.link.kind != "local" else ""
         )
         return Check("link", State.FAILURE, str(answer), remedy)
-    found = f"{where} answers in {time.monotonic() - begun:.1f} s, has {len(answer)} packets"
+    found = f"{where} answers in {time.monotonic() - begun:.1f} s, {answer}"
     return Check("link", State.OK, found)
 
 
-def _ask_far_side(site: Site, answers: SimpleQueue[dict[str, Held] | Exception]) -> None:
+def _ask_far_side(site: Site, answers: SimpleQueue[str | Exception]) -> None:
     from prepipe.link import open_link
 
     try:
         link = open_link(site.link)
         try:
-            answers.put(link.inventory())
+            answers.put(_what_it_says(link))
         finally:
             link.close()
     except Exception as error:
         answers.put(error)
+
+
+def _what_it_says(link: Link) -> str:
+    """What the far side has; a pool is not asked for its inventory, which reads all packets."""
+    from prepipe.link.ssh import SshLink
+
+    if not isinstance(link, SshLink):
+        return f"has {len(link.inventory())} packets"
+    link.wait_open()
+    far_end = link.state().far_end
+    if far_end is None or not far_end.free_bytes:
+        raise LinkError(
+            "prepipe answers, but link.landing cannot be used there; see "
+            "`prepipe receive --landing DIR --check` at the far end"
+        )
+    return f"prepipe {far_end.prepipe}, {far_end.free_bytes / 1e9:,.1f} GB free"
 
 
 def check_reference(site: Site) -> Check:
