@@ -4,9 +4,11 @@ from prepipe.codec.base import Codec, Encoded, Unit, codec_names, get_codec, reg
 from prepipe.codec.jpeg2000 import Jpeg2000Codec
 from prepipe.codec.none import NoneCodec
 from prepipe.codec.rice import RiceCodec
+from prepipe.codec.wavelet import WaveletCodec
 
 __all__ = ["Codec", "Encoded", "Unit", "codec_names", "get_codec", "register"]
 
 register(NoneCodec())
 register(RiceCodec())
 register(Jpeg2000Codec())
+register(WaveletCodec())

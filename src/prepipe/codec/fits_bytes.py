@@ -96,6 +96,11 @@ class HduSpan:
         """Value of a standard keyword (not HIERARCH), None if absent or not readable."""
         return self._values.get(keyword)
 
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """All standard keywords."""
+        return tuple(self._values)
+
     def has(self, keyword: str) -> bool:
         """Whether the header has a card of this standard keyword."""
         return keyword in self._values

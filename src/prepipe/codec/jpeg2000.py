@@ -16,7 +16,7 @@ import imagecodecs
 import numpy as np
 
 from prepipe.codec.base import Encoded, Pixels, Unit
-from prepipe.codec.pixels import native, require_image, sky_noise
+from prepipe.codec.pixels import as_samples, from_samples, require_image, sky_noise
 from prepipe.errors import ConfigError, PacketError
 from prepipe.model import Packet
 
@@ -64,7 +64,7 @@ class Jpeg2000Codec:
             If the pixels are no 16-bit integers.
         """
         target, value = _target(parameters)
-        samples = _to_samples(require_image(pixels, _KINDS, self.name))
+        samples = as_samples(require_image(pixels, _KINDS, self.name))
         rms = _rms_for(target, value, samples)
         payload = _encode(samples, rms)
         if target == "ratio":
@@ -87,7 +87,7 @@ class Jpeg2000Codec:
             samples = imagecodecs.jpeg2k_decode(payload, numthreads=1)
         except (imagecodecs.Jpeg2kError, ValueError) as error:
             raise PacketError(f"{packet.file_name}: no JPEG 2000 codestream ({error})") from error
-        return _from_samples(samples.reshape(packet.shape), packet.dtype)
+        return from_samples(samples.reshape(packet.shape), packet.dtype)
 
 
 def rms_of_quantiser_step(step: float, noise: float) -> float:
@@ -201,17 +201,3 @@ def _is_frame(payload: bytes, shape: tuple[int, int]) -> bool:
     rows, columns = shape
     frame = [columns, rows, 0, 0]
     return (start, marker, sizes, components, depth) == (_SOC, _SIZ_MARKER, frame * 2, 1, 15)
-
-
-def _to_samples(pixels: Pixels) -> Pixels:
-    """Unsigned samples; OpenJPEG clips those when decoding, so that nothing wraps."""
-    plain = native(pixels)
-    if plain.dtype == np.int16:
-        return plain.view(np.uint16) ^ np.uint16(0x8000)
-    return plain
-
-
-def _from_samples(samples: Pixels, dtype: str) -> Pixels:
-    if dtype == "int16":
-        return (samples ^ np.uint16(0x8000)).view(np.int16)
-    return samples
