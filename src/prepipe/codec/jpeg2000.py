@@ -7,7 +7,6 @@ the rms error of the frame (given as a PSNR), so every way to ask is turned into
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from math import erf, exp, isfinite, log10, pi, sqrt
 from typing import Any
@@ -16,6 +15,7 @@ import imagecodecs
 import numpy as np
 
 from prepipe.codec.base import Encoded, Pixels, Unit
+from prepipe.codec.codestream import is_frame
 from prepipe.codec.pixels import as_samples, from_samples, require_image, sky_noise
 from prepipe.errors import ConfigError, PacketError
 from prepipe.model import Packet
@@ -35,8 +35,6 @@ _RATIO_TOLERANCE = 0.02
 _RATIO_TRIES = 8
 _STRIP_ROWS = 512
 _STRIPS = 4
-_SOC, _SIZ_MARKER = 0xFF4F, 0xFF51
-_SIZ = struct.Struct(">HHHH8IHBBB")
 
 
 class Jpeg2000Codec:
@@ -80,8 +78,7 @@ class Jpeg2000Codec:
         PacketError
             If the payload is no codestream of this shape.
         """
-        # looked at first, for OpenJPEG would take memory for whatever size is stated
-        if not _is_frame(payload, packet.shape):
+        if not is_frame(payload, packet.shape):
             raise PacketError(f"{packet.file_name}: holds no JPEG 2000 frame of its shape")
         try:
             samples = imagecodecs.jpeg2k_decode(payload, numthreads=1)
@@ -188,16 +185,3 @@ def _encode(samples: Pixels, rms: float) -> bytes:
             numthreads=1,
         )
     )
-
-
-def _is_frame(payload: bytes, shape: tuple[int, int]) -> bool:
-    """Whether a codestream begins with the SIZ marker (ISO/IEC 15444-1, A.5.1) of a frame.
-
-    One tile and one component of unsigned 16 bits, as `_encode` writes.
-    """
-    if len(payload) < _SIZ.size:
-        return False
-    start, marker, _, _, *sizes, components, depth, _, _ = _SIZ.unpack_from(payload)
-    rows, columns = shape
-    frame = [columns, rows, 0, 0]
-    return (start, marker, sizes, components, depth) == (_SOC, _SIZ_MARKER, frame * 2, 1, 15)

@@ -16,13 +16,8 @@ from numpy.typing import NDArray
 
 from prepipe.codec.base import Encoded, Pixels, Unit
 from prepipe.codec.pixels import as_samples, from_samples, require_image
-from prepipe.codec.wavelet_frame import (
-    HIGHEST,
-    SaturatedReader,
-    load_tile,
-    saturated_pixels,
-    store_tile,
-)
+from prepipe.codec.saturated import HIGHEST, SaturatedReader, saturated_pixels
+from prepipe.codec.wavelet_frame import load_tile, store_tile
 from prepipe.codec.wavelet_loss import PRESETS, BandStep, Preset, Quantiser, band_steps
 from prepipe.codec.wavelet_payload import BandHead, Payload, Streams
 from prepipe.codec.wavelet_symbols import (

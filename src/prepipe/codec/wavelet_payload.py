@@ -12,8 +12,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from prepipe.codec.wavelet_frame import HIGHEST
-from prepipe.codec.wavelet_symbols import LONGEST_NUMBER, NUMBER_BYTES, Coding
+from prepipe.codec.numbers import LONGEST_NUMBER
+from prepipe.codec.saturated import HIGHEST
+from prepipe.codec.wavelet_symbols import NUMBER_BYTES, Coding
 from prepipe.codec.wavelet_tiles import MAX_TILE_PIXELS, MAX_TILES, Tile
 from prepipe.codec.wavelet_tree import MAX_LEVELS, Tree
 from prepipe.errors import PacketError

@@ -15,18 +15,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from prepipe.codec.numbers import LONGEST_NUMBER, read_number, write_number
 from prepipe.codec.wavelet_transform import Plane
 
 __all__ = [
     "FILL_SIGMA",
-    "LONGEST_NUMBER",
     "NUMBER_BYTES",
     "BandReader",
     "BandWriter",
     "Coding",
     "coding_for",
-    "read_number",
-    "write_number",
 ]
 
 
@@ -45,8 +43,6 @@ _WIDEST_PAIRS, _WIDEST_BYTES = 1.9, 0.55
 _BYTE_LIMIT, _PAIR_LIMIT = 127, 7
 _PAIR_BASE = 2 * _PAIR_LIMIT + 1
 _ESCAPE = 255
-LONGEST_NUMBER = 5
-"""Bytes of a number of 35 bits, seven bits a byte."""
 NUMBER_BYTES = LONGEST_NUMBER + 1
 """Most bytes aside for a coefficient; the last of an odd number of pairs has two numbers."""
 
@@ -169,33 +165,6 @@ class BandReader:
 def _quantise(value: Any, inverse: Any) -> Any:
     steps = np.int64(abs(value) * inverse + _HALF)
     return -steps if value < 0 else steps
-
-
-@njit(cache=True, nogil=True)
-def write_number(number: int, numbers: Any, place: int) -> int:
-    """A signed number as zigzag and seven bits a byte, lowest first; the place after it."""
-    rest = 2 * number if number >= 0 else -2 * number - 1
-    while rest >= 128:
-        numbers[place] = 128 | (rest & 127)
-        rest >>= 7
-        place += 1
-    numbers[place] = rest
-    return place + 1
-
-
-@njit(cache=True, nogil=True)
-def read_number(numbers: Any, place: int) -> tuple[Any, int]:
-    """Inverse of `write_number`; the place is -1 if no whole number stands there."""
-    rest: Any = 0
-    for byte in range(LONGEST_NUMBER):
-        if place >= numbers.size:
-            return 0, -1
-        bits = np.int64(numbers[place])
-        place += 1
-        rest |= (bits & 127) << (7 * byte)
-        if bits < 128:
-            return ((rest >> 1) if rest & 1 == 0 else -((rest + 1) >> 1)), place
-    return 0, -1
 
 
 @njit(cache=True, nogil=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prepipe.codec.base import Unit
 from prepipe.codec.fits_bytes import HduSpan
 from prepipe.codec.noise import count_pixels, median_of_counts, noise_of_counts
-from prepipe.codec.wavelet_frame import HIGHEST
+from prepipe.codec.saturated import HIGHEST
 from prepipe.model import Box
 
 __all__ = ["MAX_TILES", "MAX_TILE_PIXELS", "Tile", "tiles_of"]
