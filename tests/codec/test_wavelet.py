@@ -23,7 +23,7 @@ from prepipe.codec.cards import join_cards, make_card
 from prepipe.codec.pixels import pixel_checksum
 from prepipe.codec.wavelet_loss import PRESETS, Preset, Quantiser, band_steps
 from prepipe.codec.wavelet_symbols import BandReader, BandWriter, Coding
-from prepipe.codec.wavelet_transform import analyse, synthesise
+from prepipe.codec.wavelet_transform import Arena, analyse, synthesise
 from prepipe.codec.wavelet_tree import Tree
 from prepipe.errors import PacketError
 from prepipe.model import Ccd, Exposure, Kind, Night, Packet
@@ -175,14 +175,15 @@ def test_the_steps_are_the_cheapest_for_the_loss(seeing: float, scatter: float) 
 @pytest.mark.parametrize("step", [0.2, 1.0, 3.0])
 def test_a_quantiser_does_to_noise_what_its_figures_say(step: float) -> None:
     values = np.random.default_rng(13).normal(0, 1, 400_000).astype(np.float32)
-    writer = BandWriter(Coding.RUNS, values.size)
-    writer.add(values.reshape(1, -1), np.float32(step))
-    reader = BandReader(Coding.RUNS, *writer.streams)
-    one = writer.centroid * step if step > 1.9 else step
-    numbers = np.float32(step), np.float32(one), np.float32(0)
-    back = reader.read((1, values.size), *numbers, 0)
-    assert back is not None
     expected = Quantiser(step)
+    coding = Coding.RUNS if expected.wide else Coding.BYTES
+    width = np.float32(expected.width)
+    writer = BandWriter(coding, values.size)
+    writer.add(values.reshape(1, -1), width)
+    reader = BandReader(coding, *writer.streams)
+    numbers = width, np.float32(writer.centroid) * width, np.float32(0)
+    back = np.empty((1, values.size), np.float32)
+    assert reader.read(back, *numbers, 0)
     assert ((values - back) ** 2).mean() == pytest.approx(expected.squared_error, rel=0.02)
     assert (values * back).mean() == pytest.approx(expected.response, rel=0.02)
 
@@ -348,11 +349,13 @@ def test_a_frame_that_must_not_be_written_to_is_packed() -> None:
 def test_a_plane_of_any_shape_is_the_sum_of_its_bands(plane: NDArray[np.float32]) -> None:
     plane = np.where(np.isfinite(plane), plane, 0).astype(np.float32) % 1000
     largest = 1e-5 * max(1.0, float(np.abs(plane).max()))
-    np.testing.assert_allclose(synthesise(*analyse(plane)), plane, atol=largest)
+    arena = Arena(2 * plane.size)
+    np.testing.assert_allclose(synthesise(analyse(plane, arena), arena), plane, atol=largest)
     tree = Tree((7, 0, 3))
-    bands = tree.analyse(plane)
+    arena = Arena(2 * plane.size)
+    bands = tree.analyse(plane, arena)
     assert [band.shape for band in bands] == tree.shapes(plane.shape)
-    np.testing.assert_allclose(tree.synthesise(bands), plane, atol=10 * largest)
+    np.testing.assert_allclose(tree.synthesise(bands, arena), plane, atol=10 * largest)
 
 
 @settings(max_examples=100, deadline=None)
@@ -377,7 +380,8 @@ def test_coefficients_of_any_size_come_back(
     reader = BandReader(coding, *writer.streams)
     for piece in pieces:
         numbers = np.float32(1), np.float32(1), np.float32(0)
-        back = reader.read((piece.shape[0], piece.shape[1]), *numbers, 0)
+        back = np.empty(piece.shape, np.float32)
+        assert reader.read(back, *numbers, 0)
         np.testing.assert_array_equal(back, piece)
     assert reader.finished or (coding == Coding.RUNS and not any(p.any() for p in pieces))
 
@@ -395,7 +399,7 @@ def test_payloads_written_once_decode_to_the_same_pixels_for_ever(answer: Answer
 WITHOUT_COMPILER = """
 import sys
 sys.path.insert(0, {here!r})
-from test_wavelet import ANSWERS, CODEC, DATA, analyse, np, packet_of, pixel_checksum
+from test_wavelet import ANSWERS, CODEC, DATA, np, packet_of, pixel_checksum
 from prepipe.codec.wavelet_transform import _analyse
 assert not hasattr(_analyse, "signatures"), "the kernels are compiled"
 for answer in ANSWERS:
@@ -425,6 +429,23 @@ def test_a_payload_of_a_later_version_is_refused_with_a_word_of_what_to_do() -> 
     payload[4] = 9
     with pytest.raises(PacketError, match="version 9, this program reads 1; update it"):
         CODEC.decode(bytes(payload), packet_of(frame))
+
+
+@pytest.mark.parametrize("split", range(8))
+@pytest.mark.parametrize("levels", [0, 1, 8])
+def test_planes_split_in_any_way_find_room(split: int, levels: int) -> None:
+    tree = Tree((split,) * levels)
+    for shape in ((1, 1), (1, 7), (64, 3), (33, 65)):
+        plane = np.random.default_rng(16).normal(0, 1, shape).astype(np.float32)
+        arena = Arena(plane.size)
+        first = arena.plane(shape)
+        first[:] = plane
+        bands = [band.copy() for band in tree.analyse(first, arena)]
+        arena.clear()
+        given = [arena.plane(band.shape) for band in bands]
+        for band, content in zip(given, bands, strict=True):
+            band[:] = content
+        np.testing.assert_allclose(tree.synthesise(given, arena), plane, atol=1e-4)
 
 
 def test_presets_are_losses_for_a_seeing() -> None:

@@ -94,16 +94,15 @@ def test_a_head_of_any_numbers_is_refused_or_decoded(data: st.DataObject) -> Non
     st.binary(max_size=60),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=3),
 )
-def test_any_symbols_give_the_stated_shape_or_nothing(
+def test_any_symbols_fill_what_they_should_or_are_refused(
     coding: Coding, codes: bytes, numbers: bytes, shapes: list[tuple[int, int]]
 ) -> None:
     reader = BandReader(coding, np.frombuffer(codes, "u1"), np.frombuffer(numbers, "u1"))
     for shape in shapes:
         sizes = np.float32(1), np.float32(0.6), np.float32(0)
-        band = reader.read(shape, *sizes, 0)
-        if band is None:
+        band = np.zeros(shape, np.float32)
+        if not reader.read(band, *sizes, 0):
             return
-        assert band.shape == shape
         assert np.isfinite(band).all()
 
 

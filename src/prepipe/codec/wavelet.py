@@ -18,7 +18,7 @@ from prepipe.codec.base import Encoded, Pixels, Unit
 from prepipe.codec.pixels import as_samples, from_samples, require_image
 from prepipe.codec.saturated import HIGHEST, SaturatedReader, saturated_pixels
 from prepipe.codec.wavelet_frame import load_tile, store_tile
-from prepipe.codec.wavelet_loss import PRESETS, BandStep, Preset, Quantiser, band_steps
+from prepipe.codec.wavelet_loss import PRESETS, BandStep, Preset, band_steps
 from prepipe.codec.wavelet_payload import BandHead, Payload, Streams
 from prepipe.codec.wavelet_symbols import (
     FILL_SIGMA,
@@ -28,7 +28,7 @@ from prepipe.codec.wavelet_symbols import (
     coding_for,
 )
 from prepipe.codec.wavelet_tiles import Tile, tiles_of
-from prepipe.codec.wavelet_transform import Plane
+from prepipe.codec.wavelet_transform import Arena, Plane
 from prepipe.codec.wavelet_tree import Tree
 from prepipe.errors import ConfigError, PacketError
 from prepipe.model import Box, Packet
@@ -154,19 +154,24 @@ def compile_kernels() -> None:
 
 def _encode(samples: NDArray[np.uint16], tiles: Sequence[Tile], asked: WaveletSettings) -> bytes:
     steps = band_steps(_TREE, *asked.preset)
-    codings = [coding_for(step.step) for step in steps[:-1]] + [Coding.DIFFERENCES]
+    codings = [coding_for(step.step, zeros_prevail=step.quantiser.wide) for step in steps[:-1]] + [
+        Coding.DIFFERENCES
+    ]
     sizes = [_TREE.shapes(tile.box.shape) for tile in tiles]
     writers = [
         BandWriter(coding, sum(prod(shape) for shape in shapes))
         for coding, shapes in zip(codings, zip(*sizes, strict=True), strict=True)
     ]
-    widths = [np.float32(step.sigma * step.step) for step in steps]
+    widths = [np.float32(step.width) for step in steps]
     saturated = []
+    arena = _arena_for(tiles)
     for tile in tiles:
-        plane, count = load_tile(samples, tile.box, tile.offset, tile.saturation)
+        arena.clear()
+        plane = arena.plane(tile.box.shape)
+        count = load_tile(samples, tile.box, tile.offset, tile.saturation, plane)
         saturated.append(saturated_pixels(samples, tile.box, tile.saturation, count))
         noise = np.float32(tile.noise)
-        for writer, band, width in zip(writers, _TREE.analyse(plane), widths, strict=True):
+        for writer, band, width in zip(writers, _TREE.analyse(plane, arena), widths, strict=True):
             writer.add(band, width * noise)
     heads = [
         BandHead(coding, float(width), _one(writer, width), _fill(coding, step, asked.fill))
@@ -183,7 +188,7 @@ def _one(writer: BandWriter, width: np.float32) -> float:
 def _fill(coding: Coding, step: BandStep, wanted: bool) -> float:
     if not wanted or coding != Coding.RUNS:
         return 0.0
-    return Quantiser(step.step).fill * step.sigma / FILL_SIGMA
+    return step.quantiser.fill * step.sigma / FILL_SIGMA
 
 
 def _joined(saturated: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint16]]]) -> Streams:
@@ -246,9 +251,11 @@ def _decode(content: bytes, shape: tuple[int, int]) -> NDArray[np.uint16]:
     if values.size % 2:
         raise _damaged()
     saturated = SaturatedReader(places, values.view("<u2").astype(np.uint16))
+    arena = _arena_for(payload.tiles)
     for number, tile in enumerate(payload.tiles):
-        bands = _read_bands(payload, readers, number)
-        store_tile(payload.tree.synthesise(bands), samples, tile.box, tile.offset, tile.saturation)
+        arena.clear()
+        plane = payload.tree.synthesise(_read_bands(payload, readers, number, arena), arena)
+        store_tile(plane, samples, tile.box, tile.offset, tile.saturation)
         if places.size and not saturated.restore(samples, tile.box):
             raise _damaged()
     if not saturated.finished or not all(reader.finished for reader in readers):
@@ -256,7 +263,13 @@ def _decode(content: bytes, shape: tuple[int, int]) -> NDArray[np.uint16]:
     return samples
 
 
-def _read_bands(payload: Payload, readers: Sequence[BandReader], number: int) -> list[Plane]:
+def _arena_for(tiles: Sequence[Tile]) -> Arena:
+    return Arena(max(prod(tile.box.shape) for tile in tiles))
+
+
+def _read_bands(
+    payload: Payload, readers: Sequence[BandReader], number: int, arena: Arena
+) -> list[Plane]:
     tile = payload.tiles[number]
     noise = np.float32(tile.noise)
     bands = []
@@ -265,8 +278,8 @@ def _read_bands(payload: Payload, readers: Sequence[BandReader], number: int) ->
         # single precision, each product by itself: the same on every machine
         step, one, fill = (np.float32(size) * noise for size in (head.step, head.one, head.fill))
         seed = _SEED + number * len(shapes) + place
-        band = readers[place].read(shape, step, one, fill, seed)
-        if band is None:
+        band = arena.plane(shape)
+        if not readers[place].read(band, step, one, fill, seed):
             raise _damaged()
         bands.append(band)
     return bands

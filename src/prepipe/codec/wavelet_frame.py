@@ -20,8 +20,8 @@ __all__ = ["load_tile", "store_tile"]
 _HALF = np.float32(0.5)
 
 
-def load_tile(samples: Samples, box: Box, offset: int, saturation: int) -> tuple[Plane, int]:
-    """Numbers of a tile above `offset`, and how many of its pixels are saturated.
+def load_tile(samples: Samples, box: Box, offset: int, saturation: int, plane: Plane) -> int:
+    """Fill `plane` with the tile's pixels above `offset`, and count those that are saturated.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ def load_tile(samples: Samples, box: Box, offset: int, saturation: int) -> tuple
     box : Box
     offset, saturation : int
         ADU; from `saturation` on, pixels are saturated.
+    plane : ndarray of float32
+        Of the shape of the box.
     """
-    plane = np.empty(box.shape, np.float32)
     level = np.uint16(saturation)
-    count = _load(samples, box.y0, box.x0, np.float32(offset), level, plane)
-    return plane, int(count)
+    return int(_load(samples, box.y0, box.x0, np.float32(offset), level, plane))
 
 
 def store_tile(plane: Plane, samples: Samples, box: Box, offset: int, saturation: int) -> None:

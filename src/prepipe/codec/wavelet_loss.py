@@ -27,7 +27,7 @@ SMALLEST_STEP, LARGEST_STEP = 0.1, 6.0
 """In sigma of the band. Cosmic rays and other sharp things survive a step of 6."""
 
 _STEPS = np.geomspace(SMALLEST_STEP, LARGEST_STEP, 90)
-_CENTROID_FROM = 1.9
+_WIDE = 1.9
 _SIDE = 256
 _BISECTIONS = 40
 _BIAS_WEIGHT = 1.0
@@ -60,43 +60,41 @@ PRESETS = {
 }
 
 
-class BandStep(NamedTuple):
-    """What a band is quantised with, for white noise of sigma 1 in the pixels.
-
-    Attributes
-    ----------
-    sigma : float
-        Noise of the band's coefficients.
-    step : float
-        In units of `sigma`.
-    """
-
-    sigma: float
-    step: float
-
-
 @dataclass(frozen=True)
 class Quantiser:
-    """A uniform quantiser of noise of sigma 1.
+    """A quantiser of noise of sigma 1.
 
     Parameters
     ----------
     step : float
+        Width of what becomes zero. From 1.9 on the other steps are half as wide: there it
+        is stars and cosmic rays that they tell apart, and those are few.
     """
 
     step: float
+
+    @property
+    def wide(self) -> bool:
+        """Whether zeros prevail."""
+        return self.step > _WIDE
+
+    @property
+    def width(self) -> float:
+        """Of all steps but that around zero."""
+        return self.step / 2 if self.wide else self.step
 
     @property
     def _bins(self) -> list[tuple[float, float, float]]:
         """Probability, mean and reconstruction of each value from one on, of one sign."""
         bins = []
         value = 1
-        while (value - 0.5) * self.step < 9:
-            low, high = (value - 0.5) * self.step, (value + 0.5) * self.step
+        while (value - 0.5) * self.width < 9:
+            low = max(self.step / 2, (value - 0.5) * self.width)
+            high = (value + 0.5) * self.width
             share = _upper_tail(low) - _upper_tail(high)
             mean = (_density(low) - _density(high)) / share if share > 0 else low
-            centroid = value == 1 and self.step > _CENTROID_FROM
-            bins.append((share, mean, mean if centroid else value * self.step))
+            centroid = value == 1 and self.wide
+            bins.append((share, mean, mean if centroid else value * self.width))
             value += 1
         return bins
 
@@ -125,6 +123,31 @@ class Quantiser:
         zero = 1 - 2 * sum(share for share, _ in shares)
         lacking = 1 - 2 * sum(share * back * back for share, back in shares)
         return sqrt(lacking / zero) if lacking > 0 and zero > 0 else 0.0
+
+
+class BandStep(NamedTuple):
+    """What a band is quantised with, for white noise of sigma 1 in the pixels.
+
+    Attributes
+    ----------
+    sigma : float
+        Noise of the band's coefficients.
+    step : float
+        Width of what becomes zero, in units of `sigma`.
+    """
+
+    sigma: float
+    step: float
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """Of noise of sigma 1."""
+        return Quantiser(self.step)
+
+    @property
+    def width(self) -> float:
+        """Of a step, for noise of sigma 1 in the pixels."""
+        return self.sigma * self.quantiser.width
 
 
 def band_steps(tree: Tree, seeing_px: float, scatter: float) -> list[BandStep]:

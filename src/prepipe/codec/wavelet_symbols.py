@@ -37,8 +37,8 @@ class Coding(IntEnum):
     DIFFERENCES = 3
 
 
-_WIDEST_PAIRS, _WIDEST_BYTES = 1.9, 0.55
-"""Steps, in sigma of the band, from which on zeros prevail, and pairs are small."""
+_WIDEST_BYTES = 0.55
+"""Steps, in sigma of the band, up to which two coefficients are too many for a byte."""
 
 _BYTE_LIMIT, _PAIR_LIMIT = 127, 7
 _PAIR_BASE = 2 * _PAIR_LIMIT + 1
@@ -46,7 +46,7 @@ _ESCAPE = 255
 NUMBER_BYTES = LONGEST_NUMBER + 1
 """Most bytes aside for a coefficient; the last of an odd number of pairs has two numbers."""
 
-_HALF = np.float32(0.5)
+_HALF, _ONE = np.float32(0.5), np.float32(1)
 _CODES, _NUMBERS, _RUN = 0, 1, 2
 """What a state holds: places in the two streams, and zeros since, or until, a value."""
 _NO_RUN = -1
@@ -59,9 +59,9 @@ FILL_SIGMA = 147.80053  # sqrt(4 (256^2 - 1) / 12)
 """Standard deviation of the sum of four random bytes."""
 
 
-def coding_for(relative_step: float) -> Coding:
+def coding_for(relative_step: float, *, zeros_prevail: bool) -> Coding:
     """The best coding of white noise with a step of so many sigma."""
-    if relative_step > _WIDEST_PAIRS:
+    if zeros_prevail:
         return Coding.RUNS
     return Coding.PAIRS if relative_step > _WIDEST_BYTES else Coding.BYTES
 
@@ -84,7 +84,10 @@ class BandWriter:
         self._ones = np.zeros(2, np.float64)
 
     def add(self, band: Plane, step: np.float32) -> None:
-        """Quantise one piece, shape (rows, columns), to the nearest multiples of `step`."""
+        """Quantise one piece, shape (rows, columns), to the nearest multiples of `step`.
+
+        With runs, whatever is less than a whole step becomes zero.
+        """
         inverse = np.float32(1) / step
         streams = self._codes, self._numbers, self._state
         if self._coding == Coding.RUNS:
@@ -126,13 +129,13 @@ class BandReader:
         self._state = np.array([0, 0, _NO_RUN], np.int64)
 
     def read(
-        self, shape: tuple[int, int], step: np.float32, one: np.float32, fill: np.float32, seed: int
-    ) -> Plane | None:
-        """One piece, or None if the streams are damaged.
+        self, band: Plane, step: np.float32, one: np.float32, fill: np.float32, seed: int
+    ) -> bool:
+        """Fill `band` with the next piece, and tell whether the streams are sound.
 
         Parameters
         ----------
-        shape : tuple of int
+        band : ndarray of float32, shape (rows, columns)
         step, one : float32
             Size of a step, and of what was quantised to one step (runs only).
         fill : float32
@@ -140,7 +143,6 @@ class BandReader:
         seed : int
             Of the noise, below 2^32.
         """
-        band = np.empty(shape, np.float32)
         flat = band.reshape(-1)
         streams = self._codes, self._numbers, self._state
         if self._coding == Coding.RUNS:
@@ -152,7 +154,7 @@ class BandReader:
             sound = _read_bytes(flat, step, *streams)
         else:
             sound = _read_differences(band, step, self._numbers, self._state)
-        return band if sound else None
+        return bool(sound)
 
     @property
     def finished(self) -> bool:
@@ -175,7 +177,7 @@ def _write_runs(band: Any, inverse: Any, codes: Any, numbers: Any, state: Any, o
     total, count = ones[0], ones[1]
     for index in range(band.size):
         size = abs(band[index]) * inverse
-        if size < _HALF:
+        if size < _ONE:
             continue
         run = index - start
         start = index + 1

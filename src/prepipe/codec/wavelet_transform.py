@@ -8,13 +8,23 @@ steps: Daubechies & Sweldens 1998 (J. Fourier Anal. Appl. 4, 247), as in JPEG 20
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["HIGH_GAIN", "LIFTING", "LOW_GAIN", "Plane", "analyse", "half_shapes", "synthesise"]
+__all__ = [
+    "HIGH_GAIN",
+    "LIFTING",
+    "LOW_GAIN",
+    "Arena",
+    "Plane",
+    "analyse",
+    "half_shapes",
+    "synthesise",
+]
 
 Plane = NDArray[np.float32]
 """Image or subband, contiguous, ``[row, column]``."""
@@ -31,6 +41,39 @@ _RING = 4
 """Pairs of rows under way; a pair is done two pairs after it came."""
 
 
+_ALIGNED = 16
+"""Numbers to a cache line."""
+
+
+class Arena:
+    """Memory for planes, all of it given back at once.
+
+    Taken in one piece the system hands it out in large pages; plane by plane, that costs as
+    much as the transform itself.
+
+    Parameters
+    ----------
+    pixels : int
+        Of the largest plane that will be split, or put together, in it.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        # a plane, its bands, those of the low-pass planes, and of each detail its four
+        self._memory = np.empty(4 * pixels + 256 * _ALIGNED, np.float32)
+        self._used = 0
+
+    def plane(self, shape: tuple[int, int]) -> Plane:
+        """A plane with any content."""
+        size = shape[0] * shape[1]
+        start = self._used
+        self._used += -(-size // _ALIGNED) * _ALIGNED
+        return self._memory[start : start + size].reshape(shape)
+
+    def clear(self) -> None:
+        """Take all planes back."""
+        self._used = 0
+
+
 def half_shapes(shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Shapes of the four bands of a plane: low, horizontal, vertical, diagonal detail."""
     rows, columns = shape
@@ -38,33 +81,32 @@ def half_shapes(shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     return low, (low[0], high[1]), (high[0], low[1]), high
 
 
-def analyse(plane: Plane) -> tuple[Plane, Plane, Plane, Plane]:
+def analyse(plane: Plane, arena: Arena) -> tuple[Plane, Plane, Plane, Plane]:
     """Split a plane into bands.
 
     Parameters
     ----------
     plane : ndarray of float32, shape (rows, columns)
         Of any size; what is one pixel wide has no detail in that direction.
+    arena : Arena
+        Where the bands will lie.
 
     Returns
     -------
     tuple of ndarray of float32
         Low-pass, then detail across columns, across rows, across both.
     """
-    low, horizontal, vertical, diagonal = (
-        np.empty(shape, np.float32) for shape in half_shapes(plane.shape)
-    )
+    low, horizontal, vertical, diagonal = map(arena.plane, half_shapes(plane.shape))
     ring = np.empty((2 * _RING, plane.shape[1]), np.float32)
     _analyse(plane, low, horizontal, vertical, diagonal, ring)
     return low, horizontal, vertical, diagonal
 
 
-def synthesise(
-    low: Plane, horizontal: Plane, vertical: Plane, diagonal: Plane
-) -> NDArray[np.float32]:
-    """Inverse of `analyse`."""
+def synthesise(bands: Sequence[Plane], arena: Arena) -> Plane:
+    """Put four bands together, inverse of `analyse`."""
+    low, horizontal, vertical, diagonal = bands
     shape = low.shape[0] + vertical.shape[0], low.shape[1] + horizontal.shape[1]
-    plane = np.empty(shape, np.float32)
+    plane = arena.plane(shape)
     ring = np.empty((2 * _RING, shape[1]), np.float32)
     _synthesise(low, horizontal, vertical, diagonal, plane, ring)
     return plane

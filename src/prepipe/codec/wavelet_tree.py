@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from prepipe.codec.wavelet_transform import Plane, analyse, half_shapes, synthesise
+from prepipe.codec.wavelet_transform import Arena, Plane, analyse, half_shapes, synthesise
 
 __all__ = ["MAX_LEVELS", "Band", "Tree"]
 
@@ -73,16 +73,16 @@ class Tree:
                 shapes += half_shapes(detail) if split >> place & 1 else [detail]
         return [*shapes, shape]
 
-    def analyse(self, plane: Plane) -> list[Plane]:
+    def analyse(self, plane: Plane, arena: Arena) -> list[Plane]:
         """Bands of a plane."""
         bands: list[Plane] = []
         for split in self.splits:
-            plane, *details = analyse(plane)
+            plane, *details = analyse(plane, arena)
             for place, detail in enumerate(details):
-                bands += analyse(detail) if split >> place & 1 else [detail]
+                bands += analyse(detail, arena) if split >> place & 1 else [detail]
         return [*bands, plane]
 
-    def synthesise(self, bands: Sequence[Plane]) -> Plane:
+    def synthesise(self, bands: Sequence[Plane], arena: Arena) -> Plane:
         """Plane of its bands, inverse of `analyse`."""
         *rest, plane = bands
         for split in reversed(self.splits):
@@ -90,6 +90,6 @@ class Tree:
             for place in reversed(range(_DETAILS)):
                 count = 4 if split >> place & 1 else 1
                 parts = [rest.pop() for _ in range(count)][::-1]
-                details.append(synthesise(*parts) if count > 1 else parts[0])
-            plane = synthesise(plane, *reversed(details))
+                details.append(synthesise(parts, arena) if count > 1 else parts[0])
+            plane = synthesise([plane, *reversed(details)], arena)
         return plane
