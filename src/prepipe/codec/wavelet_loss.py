@@ -54,7 +54,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "precise": Preset(2.7, 0.11),
+    "precise": Preset(2.6, 0.115),
     "fast": Preset(3.0, 0.19),
     "faint-link": Preset(3.3, 0.235),
 }
