@@ -24,6 +24,9 @@ MAX_TILES = 256
 MAX_TILE_PIXELS = 1 << 24
 """Keeps the memory that a tile takes small beside that of the frame."""
 
+_MAX_BOXES = 64
+"""No camera has more; leaves room for cutting the large ones."""
+
 SMALLEST_NOISE = 0.5
 """ADU. Rounding alone gives 0.3; a frame of no noise loses no more than this."""
 
@@ -79,7 +82,7 @@ def tiles_of(samples: NDArray[np.uint16], unit: Unit | None, zero: int = 0) -> l
     span = HduSpan(0, 0, unit.header, 0) if unit is not None else None
     sections = _told_sections(span, shape) if span is not None else {}
     boxes = _partition(shape, list(sections.values()))
-    if not sections or len(boxes) > MAX_TILES:
+    if not sections or len(boxes) > _MAX_BOXES:
         boxes = _found(samples)
     levels = {name: _told_saturation(span, name, zero) for name in sections}
     tiles = []
@@ -184,7 +187,7 @@ def _found(samples: NDArray[np.uint16]) -> list[Box]:
     for x0, x1 in _pairs({0, columns, *_jumps(samples)}):
         for y0, y1 in _pairs({0, rows, *_jumps(samples[:, x0:x1].T)}):
             boxes.append(Box(x0, x1, y0, y1))
-    return boxes if len(boxes) <= MAX_TILES else [Box(0, columns, 0, rows)]
+    return boxes if len(boxes) <= _MAX_BOXES else [Box(0, columns, 0, rows)]
 
 
 def _jumps(samples: NDArray[np.uint16]) -> list[int]:
