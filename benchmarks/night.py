@@ -70,7 +70,7 @@ def stages(work: Path, repeats: int) -> list[Row]:
     hdu = list_ccds(raw_path, camera)[0][0]
     raw = read_ccd(raw_path, hdu, camera)
     rows = []
-    for codec in ("none", "rice", "jpeg2000"):
+    for codec in ("none", "rice", "wavelet", "jpeg2000"):
         packed = pack_ccd(raw_path, hdu, raw.exposure, raw.ccd, codec)
         packet = write_packet(work / codec, packed)
         seconds = _median(

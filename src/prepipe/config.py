@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prepipe.errors import ConfigError
 
 __all__ = [
+    "PACK_SETTINGS",
     "BiasChange",
     "Calibration",
     "Cluster",
+    "External",
     "FlatChange",
     "Limits",
     "Link",
@@ -69,41 +71,110 @@ class Telescope(_Section):
     )
 
 
+class External(_Section):
+    """Commands of codec ``external``, each a list of words, run without a shell."""
+
+    encode: tuple[str, ...] = Field(
+        (), description='packs: ["f2j", "-i", "{input}", "-o", "{output}"]; {input} is a FITS image'
+    )
+    decode: tuple[str, ...] = Field(
+        (), description='unpacks, at the cluster: ["j2f", "-i", "{input}", "-o", "{output}"]'
+    )
+    suffix: str = Field(
+        ".jp2",
+        pattern=r"^\.[A-Za-z0-9]{1,10}$",
+        description="what the name of a packed file ends with",
+    )
+    timeout_s: float = Field(120.0, gt=0, description="a command that takes longer is killed")
+
+    @model_validator(mode="after")
+    def _files_named(self) -> External:
+        for name, words in (("encode", self.encode), ("decode", self.decode)):
+            together = " ".join(words)
+            if words and not ("{input}" in together and "{output}" in together):
+                raise ValueError(f"{name} must name {{input}} and {{output}}")
+        return self
+
+
 class Pack(_Section):
     """How a CCD's pixels become a packet."""
 
-    codec: str = Field("jpeg2000", description="none (bit-exact), rice (lossless) or jpeg2000")
+    codec: str = Field(
+        "wavelet",
+        description="wavelet, none (bit-exact), rice (lossless), jpeg2000, htj2k or external",
+    )
     calibrations: Literal["none", "rice"] = Field(
         "none", description="codec of zeros and dome flats, which nothing may blur"
+    )
+    preset: Literal["precise", "fast", "faint-link"] = Field(
+        "fast", description="wavelet: precise (about 10:1), fast (18:1) or faint-link (27:1)"
+    )
+    seeing_px: float | None = Field(
+        None,
+        ge=1,
+        le=30,
+        examples=[4.0],
+        description="wavelet: FWHM of the stars, if known: the loss of the preset in fewer bytes",
+    )
+    fill: bool = Field(
+        False, description="wavelet: decode with noise in the place of what was rounded away"
     )
     ratio: float | None = Field(
         None,
         gt=1,
+        le=1000,
         examples=[10.0],
-        description="jpeg2000: aim at this compression ratio (10 when qstep is unset)",
+        description="wavelet, jpeg2000: aim at this compression ratio (jpeg2000: 10 if unset)",
     )
     qstep: float | None = Field(
         None,
         gt=0,
         examples=[5.5e-5],
-        description="jpeg2000: or this quantiser step, as a fraction of 65536 ADU",
+        description="jpeg2000, htj2k: or this quantiser step, as a fraction of 65536 ADU",
+    )
+    rms_sigma: float | None = Field(
+        None,
+        gt=0,
+        examples=[0.3],
+        description="jpeg2000: or this rms error, in units of the frame's noise",
+    )
+    step_sigma: float | None = Field(
+        None,
+        gt=0,
+        examples=[0.75],
+        description="htj2k: or this quantiser step, in units of the frame's noise",
     )
     workers: int = Field(2, ge=1, description="CCDs packed at the same time")
+    external: External = External()
 
     @model_validator(mode="after")
     def _one_target(self) -> Pack:
-        if self.ratio is not None and self.qstep is not None:
-            raise ValueError("set ratio or qstep, not both")
+        told = [name for name in _TARGETS if getattr(self, name) is not None]
+        if len(told) > 1:
+            raise ValueError(f"set {' or '.join(told)}, not both")
         return self
 
     @property
     def parameters(self) -> dict[str, object]:
-        """What the codec is told: the one target that is set."""
-        if self.codec != "jpeg2000":
-            return {}
-        if self.qstep is not None:
-            return {"qstep": self.qstep}
-        return {"ratio": self.ratio if self.ratio is not None else 10.0}
+        """What the codec is told: of its settings those that are set."""
+        told = {
+            name: getattr(self, name)
+            for name in PACK_SETTINGS.get(self.codec, ())
+            if getattr(self, name) not in (None, False)
+        }
+        if self.codec == "jpeg2000" and not told:
+            return {"ratio": 10.0}
+        return told
+
+
+_TARGETS = ("ratio", "qstep", "rms_sigma", "step_sigma")
+
+PACK_SETTINGS = {
+    "wavelet": ("preset", "seeing_px", "ratio", "fill"),
+    "jpeg2000": ("ratio", "qstep", "rms_sigma"),
+    "htj2k": ("qstep", "step_sigma"),
+}
+"""Which settings of `Pack` are whose."""
 
 
 class Link(_Section):

@@ -148,7 +148,7 @@ def test_an_existing_journal_is_opened(tmp_path):
     assert checks.check_journal("telescope", tmp_path).state is State.OK
 
 
-@pytest.mark.parametrize("codec", ["none", "rice", "jpeg2000"])
+@pytest.mark.parametrize("codec", ["none", "rice", "wavelet", "jpeg2000", "htj2k"])
 def test_a_codec_that_is_known_works(codec):
     site = Site.model_validate({"pack": {"codec": codec}})
     assert checks.check_codec(site).state is State.OK

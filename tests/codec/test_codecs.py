@@ -53,8 +53,8 @@ def images(dtypes: tuple[str, ...]) -> st.SearchStrategy[NDArray[np.generic]]:
 
 
 def test_the_codecs_of_the_house_are_known_by_name() -> None:
-    assert {"jpeg2000", "none", "rice"} <= set(codec_names())
-    with pytest.raises(ConfigError, match="choose one of jpeg2000, none, rice"):
+    assert {"jpeg2000", "none", "rice", "wavelet"} <= set(codec_names())
+    with pytest.raises(ConfigError, match="jpeg2000, none, rice, wavelet"):
         get_codec("zip")
 
 
@@ -77,14 +77,14 @@ def test_rice_comes_near_the_entropy_of_the_noise() -> None:
     assert entropy < bits < 1.25 * entropy
 
 
-@pytest.mark.parametrize("codec", ["rice", "jpeg2000"])
+@pytest.mark.parametrize("codec", ["rice", "jpeg2000", "wavelet"])
 def test_big_endian_pixels_are_packed_as_what_they_are(codec: str, frame: Frame) -> None:
     from_little, _ = round_trip(frame, codec)
     from_big, _ = round_trip(frame.astype(">u2"), codec)
     np.testing.assert_array_equal(from_big, from_little)
 
 
-@pytest.mark.parametrize("codec", ["rice", "jpeg2000"])
+@pytest.mark.parametrize("codec", ["rice", "jpeg2000", "wavelet"])
 def test_a_view_with_gaps_is_packed_as_what_it_is(codec: str, frame: Frame) -> None:
     view = frame[::2, ::-3]
     decoded, _ = round_trip(view, codec)
@@ -192,6 +192,15 @@ def test_the_order_of_magnitude_of_the_noise_of_floats_is_not_lost_to_nan() -> N
         ("jpeg2000", {"qstep": -1.0}),
         ("jpeg2000", {"qstep": "fine"}),
         ("jpeg2000", {"rms_sigma": True}),
+        ("wavelet", {"quality": 3}),
+        ("wavelet", {"preset": "best"}),
+        ("wavelet", {"preset": 3}),
+        ("wavelet", {"preset": []}),
+        ("wavelet", {"seeing_px": 0.0}),
+        ("wavelet", {"seeing_px": "good"}),
+        ("wavelet", {"ratio": 0.5}),
+        ("wavelet", {"ratio": float("nan")}),
+        ("wavelet", {"fill": 1}),
     ],
 )
 def test_senseless_parameters_are_refused(
@@ -201,7 +210,7 @@ def test_senseless_parameters_are_refused(
         get_codec(codec).encode(frame, parameters)
 
 
-@pytest.mark.parametrize("codec", ["rice", "jpeg2000"])
+@pytest.mark.parametrize("codec", ["rice", "jpeg2000", "wavelet"])
 @pytest.mark.parametrize(
     "pixels",
     [np.zeros((4, 4), np.float32), np.zeros((2, 3, 4), np.uint16), np.zeros((0, 5), np.uint16)],
@@ -214,7 +223,7 @@ def test_pixels_that_a_codec_cannot_pack_are_refused(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["rice", "jpeg2000"]), st.binary(max_size=300))
+@given(st.sampled_from(["rice", "jpeg2000", "wavelet"]), st.binary(max_size=300))
 def test_a_payload_of_anything_is_refused_or_decoded_to_the_stated_shape(
     codec: str, payload: bytes
 ) -> None:
@@ -278,7 +287,12 @@ def test_a_broken_tile_is_found_when_packing(
 
 @pytest.mark.parametrize(
     ("codec", "parameters", "smallest_ratio"),
-    [("none", {}, 0.99), ("rice", {}, 2.3), ("jpeg2000", {"rms_sigma": 0.3}, 6.0)],
+    [
+        ("none", {}, 0.99),
+        ("rice", {}, 2.3),
+        ("jpeg2000", {"rms_sigma": 0.3}, 6.0),
+        ("wavelet", {}, 15.0),
+    ],
 )
 def test_a_full_detector_of_decam_is_packed_and_opened(
     codec: str,
@@ -295,5 +309,7 @@ def test_a_full_detector_of_decam_is_packed_and_opened(
     assert told["ratio"] > smallest_ratio
     if get_codec(codec).lossless:
         np.testing.assert_array_equal(opened.pixels, frame)
+    elif codec == "wavelet":
+        assert told["rms_error_sigma"] < 1
     else:
         assert told["rms_error_sigma"] == pytest.approx(0.3, rel=0.1)

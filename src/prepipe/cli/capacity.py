@@ -13,7 +13,7 @@ __all__ = ["capacity_checks", "check_packing", "check_shared_cores"]
 
 CADENCE_S = 60.0
 """An exposure a minute: 20 to 30 s of light, the same again of read-out and slewing."""
-PACKING_CORE_S = {"jpeg2000": 2.0, "rice": 0.05, "none": 0.02}
+PACKING_CORE_S = {"jpeg2000": 2.0, "htj2k": 0.3, "wavelet": 0.16, "rice": 0.05, "none": 0.02}
 """Core-seconds to pack one CCD of 2048 x 4096 pixels; as ``benchmarks/night.py`` measures."""
 
 

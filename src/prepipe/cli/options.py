@@ -55,7 +55,13 @@ def read_site(config: Path) -> Site:
     """
     from prepipe.config import Site
 
-    return Site.read(config)
+    site = Site.read(config)
+    commands = site.pack.external
+    if commands.encode or commands.decode:
+        from prepipe.codec.external import Commands
+
+        Commands(**commands.model_dump()).use()
+    return site
 
 
 def read_night(text: str | None) -> Night | None:

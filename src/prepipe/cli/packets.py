@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.options import Json, number_list, writable
+from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site, writable
 from prepipe.cli.output import Failures, number, print_json, print_table
 from prepipe.cli.progress import progress
 from prepipe.errors import ConfigError, PrepipeError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-LOSSY = "jpeg2000"
+DEFAULT_CODEC = "wavelet"
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,28 @@ def pack(
         str | None,
         typer.Option(
             "--codec",
-            help="none (bit-exact), rice (lossless) or jpeg2000.  "
-            "[default: jpeg2000; none for zeros and dome flats]",
+            help="wavelet, none (bit-exact), rice (lossless), jpeg2000, htj2k or external.  "
+            "[default: wavelet; none for zeros and dome flats]",
         ),
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="wavelet: precise, fast or faint-link.")
+    ] = None,
+    seeing_px: Annotated[
+        float | None, typer.Option("--seeing-px", help="wavelet: FWHM of the stars, if known.")
+    ] = None,
     ratio: Annotated[
-        float | None, typer.Option("--ratio", help="jpeg2000: compression to aim at.")
+        float | None, typer.Option("--ratio", help="wavelet, jpeg2000: compression to aim at.")
     ] = None,
     qstep: Annotated[
         float | None,
-        typer.Option("--qstep", help="jpeg2000: quantiser step, as a fraction of 65536 ADU."),
+        typer.Option(
+            "--qstep", help="jpeg2000, htj2k: quantiser step, as a fraction of 65536 ADU."
+        ),
+    ] = None,
+    rms_sigma: Annotated[
+        float | None,
+        typer.Option("--rms-sigma", help="jpeg2000: rms error in units of the noise."),
     ] = None,
     ccds: Annotated[
         str | None, typer.Option("--ccds", help="Only these: 25,31,40-44.  [default: all]")
@@ -60,6 +72,7 @@ def pack(
     camera: Annotated[
         str, typer.Option("--camera", help="decam, or a .toml that describes a camera.")
     ] = "decam",
+    config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
     """Pack every CCD of raw exposures into a packet of its own."""
@@ -68,7 +81,11 @@ def pack(
     from prepipe.codec.packet import write_packet
 
     wanted = None if ccds is None else number_list(ccds, "--ccds")
-    settings = _pack_settings(codec or LOSSY, ratio, qstep)
+    _use_commands(config)
+    asked = {"preset": preset, "seeing_px": seeing_px, "ratio": ratio}
+    asked |= {"qstep": qstep, "rms_sigma": rms_sigma}
+    told = {name: value for name, value in asked.items() if value is not None}
+    settings = _pack_settings(codec or DEFAULT_CODEC, told)
     writable(out, "--out")
     failures = Failures()
     jobs = list(_jobs(files, load_camera(camera), wanted, failures))
@@ -89,21 +106,28 @@ def pack(
     failures.finish()
 
 
-def _pack_settings(codec: str, ratio: float | None, qstep: float | None) -> Pack:
+def _pack_settings(codec: str, told: dict[str, Any]) -> Pack:
     from pydantic import ValidationError
 
     from prepipe.codec import get_codec
-    from prepipe.config import Pack
+    from prepipe.config import PACK_SETTINGS, Pack
 
     get_codec(codec)
-    if codec != LOSSY and (ratio is not None or qstep is not None):
-        raise ConfigError(f"--ratio and --qstep are for jpeg2000; {codec} loses nothing")
+    for name in told:
+        if name not in PACK_SETTINGS.get(codec, ()):
+            raise ConfigError(f"--{name.replace('_', '-')} is not for codec {codec}")
     try:
-        return Pack(codec=codec, ratio=ratio, qstep=qstep)
+        return Pack(codec=codec, **told)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = "".join(f"--{part}: " for part in fault["loc"])
+        where = "".join(f"--{part}: ".replace("_", "-") for part in fault["loc"])
         raise ConfigError(f"{where}{fault['msg'].removeprefix('Value error, ')}") from error
+
+
+def _use_commands(config: Path) -> None:
+    """Let codec `external` find its commands, if there are settings."""
+    if config.exists() or config != DEFAULT_CONFIG:
+        read_site(config)
 
 
 def _codec(settings: Pack, kind: Kind, *, told: bool) -> tuple[str, dict[str, object]]:
@@ -168,8 +192,7 @@ def _fidelity(packet: Packet) -> dict[str, Any]:
 def _packet_table(told: list[dict[str, Any]], written: str) -> None:
     rows = [
         (
-            packet["exposure"],
-            packet["ccd"],
+            *(_or_dash(packet[name]) for name in ("exposure", "ccd")),
             packet["codec"],
             number(packet["ratio"]),
             number(packet["rms_error_adu"]),
@@ -190,35 +213,32 @@ def _packet_table(told: list[dict[str, Any]], written: str) -> None:
     print_table(columns, rows)
 
 
+def _or_dash(value: object) -> object:
+    return "-" if value is None else value
+
+
 def unpack(
-    packets: Annotated[list[Path], typer.Argument(metavar="PACKET...", help="Packets.")],
+    packets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PACKET...", help="Packets, or the legacy system's .tar of .jp2 files."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Directory for the FITS files.")],
+    config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
     """Write the FITS file of each packet, with the original header cards."""
-    from prepipe.codec.packet import read_header
-    from prepipe.codec.unpack import unpack as unpack_packet
-
     writable(out, "--out")
+    _use_commands(config)
     failures = Failures()
     told: list[dict[str, Any]] = []
     with progress("unpacked", len(packets)) as advance:
         for path in packets:
             try:
-                written = unpack_packet(path, out)
-                packet = read_header(path)
+                told += _unpacked(path, out)
             except PrepipeError as error:
                 failures.add(path, error)
-            else:
-                told.append(
-                    {
-                        "packet": path,
-                        "exposure": packet.exposure.number,
-                        "ccd": packet.ccd.number,
-                        "file": written,
-                        **_fidelity(packet),
-                    }
-                )
             advance(str(path))
     if as_json:
         print_json({"files": told, "failed": failures.reasons})
@@ -227,12 +247,37 @@ def unpack(
     failures.finish()
 
 
+def _unpacked(path: Path, out: Path) -> list[dict[str, Any]]:
+    """Unpack a file; what was written, and what is known of it."""
+    from prepipe.codec.legacy import unpack_legacy
+    from prepipe.codec.packet import read_header
+    from prepipe.codec.unpack import unpack as unpack_packet
+
+    if path.suffix == ".tar":
+        known = dict.fromkeys(
+            ("exposure", "ccd", "ratio", "rms_error_adu", "rms_error_sigma", "max_error_adu")
+        )
+        return [
+            {"packet": path, **known, "codec": "legacy", "file": written}
+            for written in unpack_legacy(path, out)
+        ]
+    written = unpack_packet(path, out)
+    packet = read_header(path)
+    numbers = {"exposure": packet.exposure.number, "ccd": packet.ccd.number}
+    return [{"packet": path, **numbers, "file": written, **_fidelity(packet)}]
+
+
 def register(app: typer.Typer) -> None:
     """Add `pack` and `unpack`."""
     add_command(
         app,
         pack,
         "prepipe pack DECam_00941420.fits.fz --out packets --codec none",
-        "prepipe pack DECam_00941420.fits.fz --out packets --ratio 8 --ccds 25,31",
+        "prepipe pack DECam_00941420.fits.fz --out packets --preset precise --ccds 25,31",
     )
-    add_command(app, unpack, "prepipe unpack packets/*.packet --out fits")
+    add_command(
+        app,
+        unpack,
+        "prepipe unpack packets/*.packet --out fits",
+        "prepipe unpack legacy/DECam_00941420.tar --out fits",
+    )

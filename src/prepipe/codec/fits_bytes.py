@@ -97,6 +97,11 @@ class HduSpan:
         card = self._by_keyword.get(keyword)
         return None if card is None else card_value(card)
 
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """All standard keywords."""
+        return tuple(self._values)
+
     def has(self, keyword: str) -> bool:
         """Whether the header has a card of this standard keyword."""
         return keyword in self._by_keyword

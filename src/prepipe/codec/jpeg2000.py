@@ -7,7 +7,6 @@ the rms error of the frame (given as a PSNR), so every way to ask is turned into
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from math import erf, exp, isfinite, log10, pi, sqrt
 from typing import Any
@@ -16,7 +15,8 @@ import imagecodecs
 import numpy as np
 
 from prepipe.codec.base import Encoded, Pixels, Unit
-from prepipe.codec.pixels import native, require_image, sky_noise
+from prepipe.codec.codestream import is_frame
+from prepipe.codec.pixels import as_samples, from_samples, require_image, sky_noise
 from prepipe.errors import ConfigError, PacketError
 from prepipe.model import Packet
 
@@ -35,8 +35,6 @@ _RATIO_TOLERANCE = 0.02
 _RATIO_TRIES = 8
 _STRIP_ROWS = 512
 _STRIPS = 4
-_SOC, _SIZ_MARKER = 0xFF4F, 0xFF51
-_SIZ = struct.Struct(">HHHH8IHBBB")
 
 
 class Jpeg2000Codec:
@@ -64,7 +62,7 @@ class Jpeg2000Codec:
             If the pixels are no 16-bit integers.
         """
         target, value = _target(parameters)
-        samples = _to_samples(require_image(pixels, _KINDS, self.name))
+        samples = as_samples(require_image(pixels, _KINDS, self.name))
         rms = _rms_for(target, value, samples)
         payload = _encode(samples, rms)
         if target == "ratio":
@@ -80,14 +78,13 @@ class Jpeg2000Codec:
         PacketError
             If the payload is no codestream of this shape.
         """
-        # looked at first, for OpenJPEG would take memory for whatever size is stated
-        if not _is_frame(payload, packet.shape):
+        if not is_frame(payload, packet.shape):
             raise PacketError(f"{packet.file_name}: holds no JPEG 2000 frame of its shape")
         try:
             samples = imagecodecs.jpeg2k_decode(payload, numthreads=1)
         except (imagecodecs.Jpeg2kError, ValueError) as error:
             raise PacketError(f"{packet.file_name}: no JPEG 2000 codestream ({error})") from error
-        return _from_samples(samples.reshape(packet.shape), packet.dtype)
+        return from_samples(samples.reshape(packet.shape), packet.dtype)
 
 
 def rms_of_quantiser_step(step: float, noise: float) -> float:
@@ -188,30 +185,3 @@ def _encode(samples: Pixels, rms: float) -> bytes:
             numthreads=1,
         )
     )
-
-
-def _is_frame(payload: bytes, shape: tuple[int, int]) -> bool:
-    """Whether a codestream begins with the SIZ marker (ISO/IEC 15444-1, A.5.1) of a frame.
-
-    One tile and one component of unsigned 16 bits, as `_encode` writes.
-    """
-    if len(payload) < _SIZ.size:
-        return False
-    start, marker, _, _, *sizes, components, depth, _, _ = _SIZ.unpack_from(payload)
-    rows, columns = shape
-    frame = [columns, rows, 0, 0]
-    return (start, marker, sizes, components, depth) == (_SOC, _SIZ_MARKER, frame * 2, 1, 15)
-
-
-def _to_samples(pixels: Pixels) -> Pixels:
-    """Unsigned samples; OpenJPEG clips those when decoding, so that nothing wraps."""
-    plain = native(pixels)
-    if plain.dtype == np.int16:
-        return plain.view(np.uint16) ^ np.uint16(0x8000)
-    return plain
-
-
-def _from_samples(samples: Pixels, dtype: str) -> Pixels:
-    if dtype == "int16":
-        return (samples ^ np.uint16(0x8000)).view(np.int16)
-    return samples

@@ -6,13 +6,16 @@ from math import sqrt
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from prepipe.codec.base import Pixels
+from prepipe.codec.noise import compare, count_pixels, noise_of_counts
 from prepipe.errors import FitsError, PixelError
+from prepipe.model import Box
 
 __all__ = [
+    "as_samples",
     "fidelity",
+    "from_samples",
     "from_stored",
     "native",
     "pixel_checksum",
@@ -29,6 +32,8 @@ _UNSIGNED = {("int16", 2.0**15): "uint16", ("int32", 2.0**31): "uint32", ("uint8
 _STORED = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _MAD_TO_SIGMA = 1.482602218505602
 _NOISE_PIXELS = 1 << 21
+_MOST_NOISE = 1 << 20
+_SIXTEEN_BITS = ("uint16", "int16")
 
 
 def native(pixels: Pixels) -> Pixels:
@@ -104,6 +109,16 @@ def from_stored(stored: Pixels, zero: float, scale: float) -> Pixels:
     return (plain * np.float64(scale) + np.float64(zero)).astype(np.float32)
 
 
+def as_samples(pixels: Pixels) -> Pixels:
+    """Pixels of 16 bits as unsigned ones, in the same order; the inverse of `from_samples`."""
+    return _flip_sign(pixels, "uint16") if pixels.dtype == np.int16 else pixels
+
+
+def from_samples(samples: Pixels, dtype: str) -> Pixels:
+    """Unsigned samples as pixels of 16 bits of type `dtype`."""
+    return _flip_sign(samples, "int16") if dtype == "int16" else samples
+
+
 def to_stored(pixels: Pixels) -> Pixels:
     """Numbers that a FITS image stores for integer `pixels`: signed, bytes unsigned."""
     plain = native(pixels)
@@ -128,17 +143,17 @@ def sky_noise(pixels: Pixels) -> float:
     float
         0 for a constant frame and for one of a single column.
     """
-    step = max(1, pixels.size // _NOISE_PIXELS)
-    rows = pixels[::step].astype(np.float64 if pixels.dtype.kind == "f" else np.int64)
+    if pixels.dtype.name in _SIXTEEN_BITS:
+        samples = as_samples(native(pixels))
+        whole = Box(0, samples.shape[1], 0, samples.shape[0])
+        return noise_of_counts(count_pixels(samples, whole, _NOISE_PIXELS)[1])
+    rows = pixels[:: max(1, pixels.size // _NOISE_PIXELS)]
+    rows = rows.astype(np.float64 if pixels.dtype.kind == "f" else np.int64)
     differences = np.abs(np.diff(rows, axis=1)).ravel()
     finite = differences[np.isfinite(differences)]
-    if not finite.size:
-        return 0.0
-    # the upper median, which unlike the mean of the middle two is a value that occurs
-    median = float(np.partition(finite, finite.size // 2)[finite.size // 2])
     if pixels.dtype.kind != "f":
-        median = _median_inside_step(finite, int(median))
-    return _MAD_TO_SIGMA * median / sqrt(2)
+        return noise_of_counts(np.bincount(np.minimum(finite, _MOST_NOISE)))
+    return _MAD_TO_SIGMA * float(np.median(finite)) / sqrt(2) if finite.size else 0.0
 
 
 def fidelity(original: Pixels, decoded: Pixels) -> dict[str, object]:
@@ -150,12 +165,17 @@ def fidelity(original: Pixels, decoded: Pixels) -> dict[str, object]:
         ``rms_error_adu``, ``max_error_adu``, ``noise_adu`` (`sky_noise` of the
         original) and ``rms_error_sigma``, their quotient (None if there is no noise).
     """
-    error = decoded.astype(np.float32) - original.astype(np.float32)
-    rms = float(np.sqrt(np.mean(np.square(error), dtype=np.float64)))
+    largest: float
+    if original.dtype.name in _SIXTEEN_BITS:
+        squares, largest = compare(*(as_samples(native(frame)) for frame in (original, decoded)))
+        rms = sqrt(squares / original.size)
+    else:
+        error = decoded.astype(np.float64) - original.astype(np.float64)
+        rms, largest = float(np.sqrt(np.mean(np.square(error)))), float(np.max(np.abs(error)))
     noise = sky_noise(original)
     return {
         "rms_error_adu": round(rms, 4),
-        "max_error_adu": float(np.max(np.abs(error))),
+        "max_error_adu": float(largest),
         "noise_adu": round(noise, 4),
         "rms_error_sigma": round(rms / noise, 4) if noise > 0 else None,
     }
@@ -167,13 +187,3 @@ def _flip_sign(plain: Pixels, wanted: str) -> Pixels:
     top = unsigned.dtype.type(1 << (8 * plain.dtype.itemsize - 1))
     flipped: Pixels = (unsigned ^ top).view(wanted)
     return flipped
-
-
-def _median_inside_step(values: NDArray[np.int64], median: int) -> float:
-    """Median as if each integer k were spread evenly over k - 1/2 .. k + 1/2."""
-    below = int(np.count_nonzero(values < median))
-    inside = int(np.count_nonzero(values == median))
-    if median == 0:
-        # |difference| = 0 is half a step wide; a constant frame has no noise at all
-        return 0.0 if inside == values.size else 0.5 * (values.size / 2) / inside
-    return median - 0.5 + (values.size / 2 - below) / inside

@@ -1,4 +1,4 @@
-"""An image HDU that is not compressed, with its checksums: every bit of floating-point pixels."""
+"""Images that are not compressed: floats to the last bit as an extension, integers as a file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.codec.cards import join_cards, make_card, padding_to_block
+from prepipe.codec.cards import CardValue, join_cards, make_card, padding_to_block
 from prepipe.codec.checksums import with_new_sums
+from prepipe.codec.pixels import to_stored
 from prepipe.errors import PixelError
 
-__all__ = ["plain_image"]
+__all__ = ["plain_file", "plain_image"]
+
+_ZERO = {"uint16": 1 << 15, "uint32": 1 << 31, "int8": -128}
 
 
 def plain_image(pixels: NDArray[Any], cards: Iterable[bytes]) -> list[bytes]:
@@ -53,3 +56,28 @@ def plain_image(pixels: NDArray[Any], cards: Iterable[bytes]) -> list[bytes]:
     )
     sums = make_card("CHECKSUM", "0" * 16), make_card("DATASUM", "0")
     return [join_cards(with_new_sums([*structure, *cards, *sums], data)), data]
+
+
+def plain_file(pixels: NDArray[Any], cards: Iterable[bytes] = ()) -> bytes:
+    """Make a FITS file of one image of integers.
+
+    Parameters
+    ----------
+    pixels : ndarray of 8, 16 or 32 bits, shape (rows, columns)
+    cards : iterable of bytes
+        What the header says besides the structure.
+    """
+    rows, columns = pixels.shape
+    stored = to_stored(pixels)
+    structure: list[tuple[str, CardValue]] = [
+        ("SIMPLE", True),
+        ("BITPIX", 8 * stored.dtype.itemsize),
+        ("NAXIS", 2),
+        ("NAXIS1", columns),
+        ("NAXIS2", rows),
+    ]
+    if pixels.dtype.name in _ZERO:
+        structure += [("BSCALE", 1), ("BZERO", _ZERO[pixels.dtype.name])]
+    made = [make_card(keyword, value) for keyword, value in structure]
+    data = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+    return join_cards([*made, *cards]) + data + bytes(padding_to_block(len(data)))

@@ -38,7 +38,7 @@ def unpack(packet_path: Path, out_dir: Path, *, verbatim: bool = False) -> Path:
     With `none`, that HDU is byte for byte the original one, unless funpack would refuse it
     for the order of its cards (`funpack_header`). With `rice`, so it is if the original was
     packed the same way; else the cards that describe the structure change, and DATASUM and
-    CHECKSUM are made right. With `jpeg2000`, the decoded pixels are written as Rice tiles,
+    CHECKSUM are made right. With a lossy codec, the decoded pixels are written as Rice tiles,
     and cards that tell of the loss follow the original ones. An image that was a primary
     HDU comes back as one, from `none` or from funpack.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prepipe.calibrate.refcat import ReferenceCatalogue
 from prepipe.calibrate.weight import inverse_variance
 from prepipe.cameras.generic import Cards, Description, GenericCamera
-from prepipe.codec.rice_image import compile_kernels
+from prepipe.codec import rice_image, wavelet
 from prepipe.config import Calibration
 from prepipe.engines.raw import RawCcd
 from prepipe.engines.sky import calibrate_flux, solve_wcs
@@ -47,7 +47,8 @@ def warm_up(photometry: str = "aperture") -> None:
     if photometry == "psf":
         fit_profiles(clean, measured, 5.0)
     inverse_variance(clean.frame.variance, clean.frame.mask)
-    compile_kernels()
+    rice_image.compile_kernels()
+    wavelet.compile_kernels()
 
 
 def _frame() -> tuple[RawCcd, ReferenceCatalogue]:
