@@ -100,7 +100,7 @@ class HduSpan:
     @property
     def keywords(self) -> tuple[str, ...]:
         """All standard keywords."""
-        return tuple(self._values)
+        return tuple(self._by_keyword)
 
     def has(self, keyword: str) -> bool:
         """Whether the header has a card of this standard keyword."""
