@@ -216,7 +216,7 @@ def test_when_day_comes_it_begins_and_when_night_falls_it_finishes_what_is_under
         let_go.set()
         wait_until(lambda: len(told(telescope, Happening.WAITS)) == 2)
         assert len(archived(telescope)) == 2
-        assert len(told(telescope, Happening.ARCHIVED)) == 2
+        wait_until(lambda: len(told(telescope, Happening.ARCHIVED)) == 2)
         time.sleep(0.2)
         assert len(archived(telescope)) == 2, "nothing more begins"
     finally:
