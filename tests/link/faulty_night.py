@@ -77,6 +77,7 @@ class Night:
         self.sshd = PrivateSshd(root / "sshd")
         self.log = root / "push.log"
         self.random = random.Random(seed)
+        self.exposures = 0
         self.landed: dict[str, int] = {}
         self._halted: list[threading.Timer] = []
         link = self.sshd.settings(
@@ -113,12 +114,13 @@ class Night:
             stderr=self.log.open("ab"),
         )
 
-    def waiting(self) -> int:
-        """CCDs that are not sent yet."""
-        return len(self.journal.rows(Stage.FOUND, Stage.PACKED))
+    def expose(self) -> None:
+        """The camera writes one more exposure."""
+        expose(self.raw, FIRST + self.exposures)
+        self.exposures += 1
 
-    def sent(self) -> int:
-        return len(self.journal.rows(Stage.SENT))
+    def is_all_sent(self) -> bool:
+        return len(self.journal.rows(Stage.SENT)) == self.exposures * len(CCDS)
 
     def look_at_landing(self) -> None:
         """What bears a final name is whole from the first moment, and is never put there anew."""
@@ -136,11 +138,12 @@ class Night:
                 total += path.stat().st_blocks
         return 512 * total
 
-    def wait_until_it_goes_on(self) -> bool:
-        """Wait until more has arrived; False if there is nothing to send."""
+    def wait_until_it_goes_on(self) -> None:
+        """Wait until more has arrived, of one more exposure if there is nothing to send."""
+        if self.is_all_sent():
+            self.expose()
         before = self.arrived_bytes()
-        wait_for(lambda: self.arrived_bytes() > before or not self.waiting(), PATIENCE_S)
-        return bool(self.waiting())
+        wait_for(lambda: self.arrived_bytes() > before or self.is_all_sent(), PATIENCE_S)
 
     def kill_push(self) -> None:
         self.push.kill()
@@ -227,8 +230,11 @@ class Night:
 
     def _victim(self, victims: Callable[[], list[psutil.Process]]) -> psutil.Process:
         """One of them, as soon as there is one."""
-        found: list[psutil.Process] = []
-        wait_for(lambda: found.extend(victims()) or found, PATIENCE_S)
+        until = time.monotonic() + PATIENCE_S
+        while not (found := victims()):
+            assert time.monotonic() < until, "waited in vain"
+            # a look at all processes of a machine is not cheap
+            time.sleep(0.1)
         return self.random.choice(found)
 
 
