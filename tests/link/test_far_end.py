@@ -636,6 +636,19 @@ def test_the_inventory_of_a_missing_landing_directory_is_empty(tmp_path: Path) -
         assert far.answer() == Inventory([], last=True)
 
 
+def test_the_inventory_removes_what_a_kill_left_beside_a_committed_file_and_nothing_else(
+    far: Receiving, landing: Path
+) -> None:
+    """Who hears there that a file has arrived never offers it again."""
+    (landing / NAME).write_bytes(DATA)
+    checksum, other = offer(DATA).checksum[:16], offer(DATA[1:]).checksum[:16]
+    (landing / f".{NAME}.{checksum}.marks.part").write_bytes(b"marks")
+    (landing / f".{NAME}.{other}.part").write_bytes(b"of another content")
+    far.send(ListFiles())
+    assert far.answer() == Inventory([[NAME, len(DATA), offer(DATA).checksum]], last=True)
+    assert names(landing) == [f".{NAME}.{other}.part", NAME]
+
+
 def test_its_memory_is_bounded_however_fast_it_is_fed(far: Receiving, landing: Path) -> None:
     data = content(64 * CHUNK_BYTES)
     process = psutil.Process(far.process.pid)

@@ -320,7 +320,10 @@ class FarEnd:
             if is_packet(entry.name):
                 with suppress(OSError, StorageError):
                     path = Path(entry.path)
-                    yield [entry.name, path.stat().st_size, content_checksum(path)]
+                    checksum = content_checksum(path)
+                    # what is in an inventory is not offered again, which would remove them
+                    self._landing.discard(entry.name, checksum)
+                    yield [entry.name, path.stat().st_size, checksum]
 
     def _say(self, *messages: Message) -> None:
         for message in messages:

@@ -76,7 +76,7 @@ class Partial:
         self._offer = offer
         self._count = chunk_count(offer.size)
         self._directory = directory
-        self._name, self._marks_name = _partial_names(offer)
+        self._name, self._marks_name = _partial_names(offer.name, offer.checksum)
         with ExitStack() as undo:
             undo.callback(os.close, directory)
             self._marks = _open_plain(self._marks_name, directory, create)
@@ -273,7 +273,7 @@ class Landing:
     def _settle_once(self, offer: Offer, chunk: Chunk | None) -> list[Message] | None:
         """As `settle`; None if somebody else committed or removed the file meanwhile."""
         if self._has(offer):
-            self._discard(offer)
+            self.discard(offer.name, offer.checksum, offer.place)
             return [Committed(offer.id, already=True)]
         with self.open(offer, create=True) as partial, partial.locked():
             if not partial.is_linked():
@@ -346,13 +346,13 @@ class Landing:
                     return True
         return False
 
-    def _discard(self, offer: Offer) -> None:
+    def discard(self, name: str, checksum: str, place: str = "") -> None:
         """Remove what is left of the partial file, if anything, of one that is there whole."""
         with suppress(OSError):
-            directory = self._enter(offer.place, create=False)
+            directory = self._enter(place, create=False)
             try:
-                for name in _partial_names(offer):
-                    _unlink(name, directory)
+                for each in _partial_names(name, checksum):
+                    _unlink(each, directory)
             finally:
                 os.close(directory)
 
@@ -383,9 +383,9 @@ def check_landing(directory: Path) -> str:
     return f"packets can land in {directory}: {free:,.1f} GB are free there"
 
 
-def _partial_names(offer: Offer) -> tuple[str, str]:
+def _partial_names(name: str, checksum: str) -> tuple[str, str]:
     """Names of the data and of the marks."""
-    start = f".{offer.name}.{offer.checksum[:16]}"
+    start = f".{name}.{checksum[:16]}"
     return f"{start}{PARTIAL_SUFFIX}", f"{start}.marks{PARTIAL_SUFFIX}"
 
 
