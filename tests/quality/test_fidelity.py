@@ -20,7 +20,7 @@ from prepipe.quality.fidelity import (
     transient_changes,
 )
 from prepipe.quality.injection import Transients, inject, place_transients
-from prepipe.quality.scene import Scene, flatten, see
+from prepipe.quality.scene import Flattened, Scene, flatten, see
 
 SUPPOSED_PX = 4.0
 
@@ -40,15 +40,18 @@ def with_transients() -> tuple[SkyFrame, Scene, Transients]:
     return replace(frame, raw=raw), scene, transients
 
 
+def flat(raw: np.ndarray) -> Flattened:
+    frame, scene = whole()
+    return flatten(raw, frame.layout, scene.mask, scene.dead, scene.flat.background)
+
+
 def judged(decoded: np.ndarray, decoded_with: np.ndarray) -> Fidelity:
     frame, scene = whole()
     injected, _, transients = with_transients()
-    before, after = (
-        flatten(raw, frame.layout, scene.mask, scene.dead) for raw in (injected.raw, decoded_with)
-    )
+    before, after = flat(injected.raw), flat(decoded_with)
     return compare(
         pixel_errors(frame.raw, decoded, frame.layout),
-        source_changes(scene, flatten(decoded, frame.layout, scene.mask, scene.dead)),
+        source_changes(scene, flat(decoded)),
         transient_changes(before, after, transients, scene.profile),
         scene.profile,
     )
@@ -74,6 +77,7 @@ def test_white_noise_of_0_3_sigma_adds_that_to_every_figure_as_theory_says() -> 
     assert abs(found.mean_error) < 0.002
     assert 0.3 * 4.5 < found.max_error < 0.3 * 7
     assert found.noise_ratio == pytest.approx(np.hypot(1.0, rms), rel=0.02)
+    assert abs(found.sky_shift) < 0.02
     # the sum of pixels weighted alike has their noise; light of the stars themselves lowers it
     count = len(transients) + found.by_brightness[1].stars + found.by_brightness[2].stars
     assert found.scatter == pytest.approx(rms, rel=3 / np.sqrt(2 * count) + 0.05)
@@ -84,7 +88,7 @@ def test_white_noise_of_0_3_sigma_adds_that_to_every_figure_as_theory_says() -> 
 
 def test_centroids_shift_by_the_part_of_their_error_that_noise_adds() -> None:
     frame, scene = whole()
-    noisy = flatten(with_noise(frame, 0.5), frame.layout, scene.mask)
+    noisy = flat(with_noise(frame, 0.5))
     seen = source_changes(scene, noisy)
     # bright stars have errors of their own light, beside which the sky's grows small
     assert 0.2 < seen.centroid < 0.55
@@ -94,7 +98,7 @@ def test_centroids_shift_by_the_part_of_their_error_that_noise_adds() -> None:
 def test_the_snr_of_a_transient_is_its_flux_over_the_scatter_of_such_fluxes_on_empty_sky() -> None:
     _, scene, transients = with_transients()
     frame = whole()[0]
-    empty = flatten(frame.raw, frame.layout, scene.mask)
+    empty = flat(frame.raw)
     noise = flux_changes(empty, empty, transients.x, transients.y, scene.profile)
     scatter = np.std(noise.flux)
     assert scatter == pytest.approx(np.median(transients.flux / transients.snr), rel=0.15)
@@ -107,7 +111,7 @@ def test_injected_light_is_all_there() -> None:
     shares = scene.profile.stamps(transients.x, transients.y).light.sum(axis=(1, 2))
     expected = float(np.sum(shares * transients.flux))
     assert added == pytest.approx(expected, rel=0.01)
-    before, after = (flatten(raw, frame.layout, scene.mask) for raw in (frame.raw, injected.raw))
+    before, after = flat(frame.raw), flat(injected.raw)
     fluxes = flux_changes(before, after, transients.x, transients.y, scene.profile)
     assert fluxes.change.sum() == pytest.approx(transients.flux.sum(), rel=0.02)
 
@@ -127,7 +131,7 @@ def test_transients_are_the_same_for_the_same_seed_and_keep_away_from_stars() ->
 def test_transients_that_are_wiped_out_are_not_found_and_their_light_is_missed() -> None:
     frame, scene = whole()
     injected, _, transients = with_transients()
-    before, wiped = (flatten(raw, frame.layout, scene.mask) for raw in (injected.raw, frame.raw))
+    before, wiped = flat(injected.raw), flat(frame.raw)
     seen = transient_changes(before, wiped, transients, scene.profile)
     assert seen.found < 0.05
     assert seen.found_original > 0.8
@@ -138,7 +142,7 @@ def test_fluxes_that_shrink_by_a_hundredth_are_biased_by_a_hundredth() -> None:
     frame, scene = whole()
     level = np.median(frame.raw[:, 100:-100])
     shrunk = np.rint(level + 0.99 * (frame.raw - level)).astype(np.uint16)
-    seen = source_changes(scene, flatten(shrunk, frame.layout, scene.mask))
+    seen = source_changes(scene, flat(shrunk))
     bright = seen.fluxes.between(60, np.inf)
     assert bright.relative_bias == pytest.approx(-0.01, abs=0.0005)
 
@@ -167,12 +171,12 @@ def test_a_saturated_pixel_that_comes_back_otherwise_is_counted_and_is_no_error_
 @pytest.mark.parametrize("level", [0, 2000, 65535])
 def test_a_frame_without_noise_has_no_figures_but_no_error_either(level: int) -> None:
     frame = sky_frame(200, 200, stars=0)
-    flat = np.full_like(frame.raw, level)
-    scene = see(flat, frame.layout, SUPPOSED_PX)
+    even = np.full_like(frame.raw, level)
+    scene = see(even, frame.layout, SUPPOSED_PX)
     transients = place_transients(scene, seed=1)
-    same = flatten(flat, frame.layout, scene.mask, scene.dead)
+    same = flatten(even, frame.layout, scene.mask, scene.dead)
     found = compare(
-        pixel_errors(flat, flat, frame.layout),
+        pixel_errors(even, even, frame.layout),
         source_changes(scene, same),
         transient_changes(same, same, transients, scene.profile),
         scene.profile,

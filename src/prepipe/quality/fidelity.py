@@ -9,16 +9,17 @@ the noise they share does not hide what packing did.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from prepipe.calibrate.background import Background
 from prepipe.calibrate.detection import Peaks, detect, matched_filter
 from prepipe.calibrate.flags import SourceFlag
-from prepipe.calibrate.matching import nearest_pairs
 from prepipe.calibrate.measurement import DISTURBED, measure
 from prepipe.calibrate.sources import Sources
 from prepipe.codec.pixels import sky_noise
@@ -35,6 +36,7 @@ __all__ = [
     "PixelErrors",
     "SourceChanges",
     "TransientChanges",
+    "averaged",
     "clipped_scatter",
     "compare",
     "flux_changes",
@@ -170,6 +172,9 @@ class SourceChanges:
         pixels would find in it.
     noise_ratio : float
         Noise of an empty pixel as a pipeline measures it, decoded over original.
+    sky_shift : float
+        Median change of the sky's level as a pipeline measures it (`calibrate.background`), in
+        units of that noise.
     centroid_px : float
         Scatter of the shift of windowed centroids along one axis, stars of 20 sigma or more.
     centroid : float
@@ -182,6 +187,7 @@ class SourceChanges:
     recovered: float
     new: float
     noise_ratio: float
+    sky_shift: float
     centroid_px: float
     centroid: float
     fluxes: FluxChanges
@@ -217,7 +223,7 @@ class Fidelity:
         As in `PixelErrors`.
     saturated_changed : int
     sources : int
-    recovered, new, noise_ratio, centroid_px, centroid : float
+    recovered, new, noise_ratio, sky_shift, centroid_px, centroid : float
         As in `SourceChanges`.
     scatter : float
         Scatter that is added to PSF-weighted fluxes, in units of their photon and read noise:
@@ -246,6 +252,7 @@ class Fidelity:
     recovered: float
     new: float
     noise_ratio: float
+    sky_shift: float
     centroid_px: float
     centroid: float
     scatter: float
@@ -273,6 +280,7 @@ def compare(
         recovered=seen.recovered,
         new=seen.new,
         noise_ratio=seen.noise_ratio,
+        sky_shift=seen.sky_shift,
         centroid_px=seen.centroid_px,
         centroid=seen.centroid,
         scatter=fluxes.between(-np.inf, SKY_LIMITED_SNR).scatter,
@@ -284,6 +292,46 @@ def compare(
         fwhm_px=profile.fwhm_px,
         profile_measured=profile.measured,
         by_brightness=_by_brightness(transients.fluxes, seen.fluxes),
+    )
+
+
+def averaged(found: Sequence[Fidelity]) -> Fidelity:
+    """Means over several frames of what each could tell; counts are sums, `max_error` the largest.
+
+    Parameters
+    ----------
+    found : sequence of Fidelity
+        One at least.
+    """
+    told: dict[str, Any] = {}
+    for each in fields(Fidelity):
+        values = [getattr(one, each.name) for one in found]
+        if isinstance(values[0], float):
+            known = [value for value in values if np.isfinite(value)]
+            told[each.name] = float(np.mean(known)) if known else float("nan")
+        elif isinstance(values[0], bool):
+            told[each.name] = all(values)
+        elif isinstance(values[0], int):
+            told[each.name] = sum(values)
+    told["max_error"] = float(np.fmax.reduce([one.max_error for one in found]))
+    classes = zip(*(one.by_brightness for one in found), strict=True)
+    told["by_brightness"] = tuple(_averaged_class(same) for same in classes)
+    return Fidelity(**told)
+
+
+def _averaged_class(same: Sequence[Brightness]) -> Brightness:
+    def mean(name: str) -> float:
+        values = np.array([getattr(each, name) for each in same])
+        stars = np.array([each.stars for each in same], np.float64)
+        known = np.isfinite(values) & (stars > 0)
+        return float(np.average(values[known], weights=stars[known])) if known.any() else np.nan
+
+    return replace(
+        same[0],
+        stars=sum(each.stars for each in same),
+        magnitude=mean("magnitude"),
+        bias_mmag=mean("bias_mmag"),
+        scatter=mean("scatter"),
     )
 
 
@@ -325,26 +373,25 @@ def source_changes(scene: Scene, decoded: Flattened) -> SourceChanges:
     scene : Scene
         The original.
     decoded : Flattened
-        What came back, flattened with the mask of the original.
+        What came back, flattened with mask and sky of the original.
     """
-    sources, profile = scene.sources, scene.profile
-    undisturbed = (sources.flags & DISTURBED) == 0
-    known = sources.take(undisturbed)
-    shown, found_anew = _peaks(scene, decoded)
-    before, _ = _peaks(scene, scene.flat)
-    radius = max(_NEAREST_PX, _MATCHED_FWHM * profile.fwhm_px)
-    kept, _ = nearest_pairs((known.x, known.y), _places(shown), radius)
-    old, _ = nearest_pairs(_places(found_anew), _places(before), radius)
-    moved, moved_sigmas = _shifts(scene, decoded)
+    before, after = _peaks(scene, scene.flat), _peaks(scene, decoded)
+    known = _measured(scene, scene.flat, before.certain)
+    undisturbed = (known.flags & DISTURBED) == 0
+    radius = max(_NEAREST_PX, _MATCHED_FWHM * scene.profile.fwhm_px)
+    kept = _is_near(before.certain, after.shown, radius)[undisturbed]
+    old = _is_near(after.own, before.shown, radius)
+    moved, moved_sigmas = _shifts(known, _measured(scene, decoded, before.certain))
     noise = scene.flat.background.median_rms
     return SourceChanges(
-        sources=len(known),
-        recovered=_part(kept.size, len(known)),
-        new=_part(len(found_anew) - old.size, len(known)),
+        sources=kept.size,
+        recovered=_part(int(kept.sum()), kept.size),
+        new=_part(int((~old).sum()), kept.size),
         noise_ratio=decoded.background.median_rms / noise if noise > 0.0 else float("nan"),
+        sky_shift=_sky_shift(scene.flat.background, decoded.background),
         centroid_px=moved,
         centroid=moved_sigmas,
-        fluxes=_source_fluxes(scene, decoded, known),
+        fluxes=_source_fluxes(scene, decoded, known.take(undisturbed)),
     )
 
 
@@ -431,13 +478,36 @@ def _clipped(values: Floats) -> Floats:
     return values[offset <= limit]
 
 
-def _peaks(scene: Scene, flat: Flattened) -> tuple[Peaks, Peaks]:
-    """Maxima of 4 sigma of the original's noise, and of 5 sigma of the frame's own."""
+def _sky_shift(before: Background, after: Background) -> float:
+    noise = before.median_rms
+    shift = float(np.median(after.level - before.level))
+    return shift / noise if noise > 0.0 else float("nan")
+
+
+class _Found(NamedTuple):
+    """Places (column, row) of maxima, and of `certain` the peaks themselves.
+
+    Attributes
+    ----------
+    certain : Peaks
+        At 5 sigma of the original's noise.
+    shown : (n, 2) ndarray
+        At 4 or 5: what is taken for a part of a brighter source depends on the threshold.
+    own : (n, 2) ndarray
+        At 5 sigma of the frame's own noise.
+    """
+
+    certain: Peaks
+    shown: Floats
+    own: Floats
+
+
+def _peaks(scene: Scene, flat: Flattened) -> _Found:
     width = scene.profile.fwhm_px
     filtered, gain = matched_filter(flat.image, width, scene.search_mask)
-    judged = ((scene.flat.background, SHOWN_SNR), (flat.background, DETECTION_SNR))
-    shown, own = (
-        detect(
+
+    def found(background: Background, snr: float) -> Peaks:
+        return detect(
             filtered,
             background.rms,
             scene.search_mask,
@@ -446,36 +516,44 @@ def _peaks(scene: Scene, flat: Flattened) -> tuple[Peaks, Peaks]:
             snr=snr,
             box=background.box,
         )
-        for background, snr in judged
-    )
-    return shown, own
+
+    certain = found(scene.flat.background, DETECTION_SNR)
+    shown = found(scene.flat.background, SHOWN_SNR)
+    own = found(flat.background, DETECTION_SNR)
+    return _Found(certain, np.concatenate([_places(certain), _places(shown)]), _places(own))
 
 
-def _places(peaks: Peaks) -> tuple[Floats, Floats]:
-    return peaks.x.astype(np.float64), peaks.y.astype(np.float64)
+def _places(peaks: Peaks) -> Floats:
+    return np.column_stack([peaks.x, peaks.y]).astype(np.float64)
 
 
-def _shifts(scene: Scene, decoded: Flattened) -> tuple[float, float]:
-    """Scatter of the centroids' shifts, in pixels and in their own standard errors."""
-    sources = scene.sources
-    clear = ((sources.flags & DISTURBED) == 0) & (sources.snr >= CENTROID_SNR)
-    before = sources.take(clear)
-    rows, columns = (np.rint(values).astype(np.int32) for values in (before.y, before.x))
-    ny, nx = scene.mask.shape
-    rows, columns = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
-    peaks = Peaks(rows, columns, scene.flat.image[rows, columns])
+def _is_near(peaks: Peaks | Floats, others: Floats, radius: float) -> NDArray[np.bool_]:
+    """Whether each has one of the others near it."""
+    places = _places(peaks) if isinstance(peaks, Peaks) else peaks
+    if not len(places) or not len(others):
+        return np.zeros(len(places), np.bool_)
+    distance, _ = cKDTree(others).query(places)
+    return np.asarray(distance <= radius, np.bool_)
+
+
+def _measured(scene: Scene, flat: Flattened, peaks: Peaks) -> Sources:
+    """Measure a frame at the same pixels as another."""
     noise = scene.flat.background.median_rms
-    variance = noise**2 if np.isfinite(noise) else 0.0
+    return measure(
+        flat.image,
+        scene.search_mask,
+        peaks,
+        fwhm_px=scene.profile.fwhm_px,
+        sky_variance=noise**2 if np.isfinite(noise) else 0.0,
+    )
 
-    def measured(image: NDArray[np.float32]) -> Sources:
-        """Measured anew in both frames, so that both start from the same pixel."""
-        width = scene.profile.fwhm_px
-        return measure(image, scene.search_mask, peaks, fwhm_px=width, sky_variance=variance)
 
-    old, new = measured(scene.flat.image), measured(decoded.image)
-    both = ((old.flags | new.flags) & SourceFlag.NO_CENTROID) == 0
-    shift = np.concatenate([(new.x - old.x)[both], (new.y - old.y)[both]])
-    error = np.tile(old.position_sigma[both], 2)
+def _shifts(before: Sources, after: Sources) -> tuple[float, float]:
+    """Scatter of the centroids' shifts, in pixels and in their own standard errors."""
+    clear = ((before.flags | after.flags) & DISTURBED) == 0
+    clear &= before.snr >= CENTROID_SNR
+    shift = np.concatenate([(after.x - before.x)[clear], (after.y - before.y)[clear]])
+    error = np.tile(before.position_sigma[clear], 2)
     return clipped_scatter(shift), clipped_scatter(shift / np.where(error > 0.0, error, np.nan))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,9 @@ class Flattened:
     Parameters
     ----------
     image : (ny, nx) float32 ndarray
+        Less a sky, its own or that of a frame to compare it with.
     background : Background
-        What was taken away, and the noise of an empty pixel.
+        Its own sky, and the noise of an empty pixel.
     """
 
     image: NDArray[np.float32]
@@ -118,11 +119,17 @@ def see(
     return Scene(flat, mask, search_mask.astype(np.uint8), sources, profile, dead)
 
 
-def flatten(raw: NDArray[Any], layout: Layout, mask: Bits, dead: Sequence[str] = ()) -> Flattened:
+def flatten(
+    raw: NDArray[Any],
+    layout: Layout,
+    mask: Bits,
+    dead: Sequence[str] = (),
+    sky: Background | None = None,
+) -> Flattened:
     """Take bias and sky out of a frame: of the original, or of what came back.
 
-    Each has its own overscan and its own sky subtracted, as a pipeline does it; which pixels
-    count is the original's affair.
+    Each has its own overscan subtracted, as a pipeline does it; which pixels count is the
+    original's affair.
 
     Parameters
     ----------
@@ -132,11 +139,22 @@ def flatten(raw: NDArray[Any], layout: Layout, mask: Bits, dead: Sequence[str] =
     mask : (ny, nx) uint8 ndarray
         Of the original.
     dead : sequence of str
+    sky : Background, optional
+        Its shape, brought to the frame's own height, is subtracted instead of the frame's own:
+        two frames that are to be compared need the same, or the uncertainty of their skies
+        (0.2 of a faint star's noise) passes for a loss.
     """
     image = detrend(raw, layout, dead=dead).image
     interpolate_bad(image, mask, FILLED)
     background = measure_background(image, mask)
-    return Flattened(subtract(image, background, image, mask), background)
+    taken = background if sky is None else _shifted(sky, background)
+    return Flattened(subtract(image, taken, image, mask), background)
+
+
+def _shifted(sky: Background, own: Background) -> Background:
+    """A sky as high as a frame's own."""
+    shift = np.median(own.level - sky.level)
+    return replace(sky, level=(sky.level + shift).astype(np.float32))
 
 
 def _mask(
