@@ -145,6 +145,12 @@ class Pack(_Section):
         description="htj2k: or this quantiser step, in units of the frame's noise",
     )
     workers: int = Field(2, ge=1, description="CCDs packed at the same time")
+    check_every: int = Field(
+        50,
+        ge=0,
+        description="hold a CCD of every so many exposures against its original, at the lowest "
+        "priority, and keep what packing cost; 0 for never",
+    )
     external: External = External()
 
     @model_validator(mode="after")

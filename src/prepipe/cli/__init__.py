@@ -20,6 +20,7 @@ MODULES = (
     "doctor",
     "simulate",
     "packets",
+    "fidelity",
     "run",
     "archive",
     "receive",

@@ -79,6 +79,7 @@ class Journals:
             files.get("telescope", ()),
             files.get("cluster", ()),
             sender.transfers(exposure=exposure, night=night) if sender else (),
+            sender.checks(night) if sender and exposure is None else (),
         )
 
 

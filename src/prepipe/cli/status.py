@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from prepipe.config import Site
     from prepipe.model import Night
+    from prepipe.store.checks import NightChecks
     from prepipe.store.status import CcdStatus, ExposureStatus, NightStatus, Originals, Spread
     from prepipe.store.transfers import NightTraffic
 
@@ -136,6 +137,7 @@ def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
         "latency_s": found.latency,
         "stages": found.stages,
         "traffic": [vars(night) | {"night": str(night.night)} for night in found.traffic],
+        "fidelity": [vars(night) | {"night": str(night.night)} for night in found.checks],
         "originals": found.originals,
     }
 
@@ -323,7 +325,17 @@ def _summary(found: NightStatus) -> str:
         )
     if found.originals.expected:
         line += f"; originals archived: {_archived(found.originals)}"
-    return "\n".join([line, *map(_traffic, found.traffic)])
+    return "\n".join([line, *map(_traffic, found.traffic), *map(_checked, found.checks)])
+
+
+def _checked(night: NightChecks) -> str:
+    """What packing cost, in one line a codec."""
+    packets = f"{night.packets} packet{'s' if night.packets > 1 else ''}"
+    return (
+        f"{night.night.ut_name}: {packets} checked, {night.label}: {number(night.ratio, 1)}:1, "
+        f"fluxes scatter by {number(night.scatter)} of their noise, faint transients found "
+        f"{number(night.found)} of {number(night.found_original)}"
+    )
 
 
 def _traffic(night: NightTraffic) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from prepipe.errors import DuplicateError
 from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import tables
+from prepipe.store.checks import CheckRow, checks_of, note_check
 from prepipe.store.database import add_missing_columns, open_engine, plain_errors
 from prepipe.store.rows import LOSSLESS, CcdKey, CcdRow, FileRow, ccd_row, joined
 from prepipe.store.transfers import (
@@ -446,6 +447,22 @@ class Journal:
             query = query.where(tables.transfers.c.night == str(night))
         with self._reading() as connection:
             return [transfer_row(found._mapping) for found in connection.execute(query)]
+
+    def note_check(self, check: CheckRow) -> None:
+        """Keep what became of a packet that was held against its original."""
+        with self._transaction() as connection:
+            note_check(connection, check)
+
+    def checks(self, night: Night | None = None) -> list[CheckRow]:
+        """Packets that were held against their originals, in the order of their time.
+
+        Parameters
+        ----------
+        night : Night, optional
+            Only of this one.
+        """
+        with self._reading() as connection:
+            return checks_of(connection, night)
 
     def known_file(self, path: Path, size: int, mtime_ns: int) -> bool:
         """Whether a file was dealt with in just this state."""

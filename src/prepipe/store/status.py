@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 
 from prepipe.model import Colour, Exposure, Stage
+from prepipe.store.checks import CheckRow, NightChecks, night_checks
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
 from prepipe.store.transfers import NightTraffic, TransferRow, night_traffic
 
@@ -212,6 +213,8 @@ class NightStatus:
     stages : tuple of StageLatency
     traffic : tuple of NightTraffic
         What crossed, newest night first.
+    checks : tuple of NightChecks
+        What packing cost the packets that were checked, newest night first.
     """
 
     exposures: tuple[ExposureStatus, ...]
@@ -220,6 +223,7 @@ class NightStatus:
     latency: Spread | None
     stages: tuple[StageLatency, ...]
     traffic: tuple[NightTraffic, ...] = ()
+    checks: tuple[NightChecks, ...] = ()
 
     @property
     def totals(self) -> dict[Stage, int]:
@@ -239,6 +243,7 @@ def night_status(
     telescope_files: Iterable[FileRow] = (),
     cluster_files: Iterable[FileRow] = (),
     transfers: Iterable[TransferRow] = (),
+    checks: Iterable[CheckRow] = (),
 ) -> NightStatus:
     """See both ends' journals as one.
 
@@ -250,6 +255,8 @@ def night_status(
         Files in quarantine at each end.
     transfers : iterable of TransferRow
         How exposures crossed.
+    checks : iterable of CheckRow
+        Packets that were held against their originals.
     """
     there = {row.key: row for row in cluster}
     here = {row.key: row for row in telescope}
@@ -265,6 +272,7 @@ def night_status(
         latency=Spread.of(latencies),
         stages=_stage_latencies(ccds),
         traffic=night_traffic(transfers),
+        checks=night_checks(checks),
     )
 
 

@@ -18,7 +18,17 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["ccds", "events", "exposures", "files", "library", "masters", "metadata", "transfers"]
+__all__ = [
+    "ccds",
+    "events",
+    "exposures",
+    "fidelity",
+    "files",
+    "library",
+    "masters",
+    "metadata",
+    "transfers",
+]
 
 metadata = MetaData()
 library = MetaData()
@@ -114,6 +124,23 @@ transfers = Table(
     Column("began", Float, nullable=False),
     Column("seconds", Float, nullable=False),
     Index("transfers_by_exposure", "exposure"),
+)
+
+fidelity = Table(
+    "fidelity",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night", String(10), nullable=False),
+    Column("camera", String(40), nullable=False),
+    Column("exposure", BigInteger, nullable=False),
+    Column("ccd", Integer, nullable=False),
+    Column("codec", String(20), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("ratio", Float),
+    # By the names of `quality.fidelity.Fidelity`; what could not be told is null.
+    Column("figures", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("fidelity_by_night", "night"),
 )
 
 masters = Table(

@@ -15,6 +15,7 @@ from prepipe.files import sole_user
 from prepipe.link.base import Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
+from prepipe.telescope.checker import Checker
 from prepipe.telescope.intake import RawExposure, register
 from prepipe.telescope.obstacle import is_obstacle
 from prepipe.telescope.pack import Packer
@@ -69,7 +70,8 @@ class Push:
             site.telescope.raw, site.telescope.pattern, site.telescope.give_up_s, journal
         )
         packer = Packer(site.pack, camera, journal, packets)
-        self._traffic = Traffic(site, journal, link, packer, packets, on_event)
+        checker = Checker(site, camera, journal, packets, on_event)
+        self._traffic = Traffic(site, journal, link, packer, packets, checker, on_event)
         self._next_look = 0.0
         self._looks = 0
         self._once = False
@@ -200,7 +202,9 @@ class Push:
     def _all_done(self) -> bool:
         if not self._settled() or self._traffic.is_under_way:
             return False
-        return self._traffic.has_given_up(self._tries) or self._traffic.is_done
+        if self._traffic.has_given_up(self._tries):
+            return True
+        return self._traffic.is_done and self._traffic.is_checked
 
     def _close_report(self, once: bool) -> Report:
         report = self._report

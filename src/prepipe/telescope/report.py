@@ -25,6 +25,8 @@ class Happening(StrEnum):
     """All of an exposure that can be sent is at the far side."""
     TAKEN_OVER = "taken over"
     """An exposure that another host began is this one's now."""
+    CHECKED = "checked"
+    """A packet was held against its original, or could not be."""
     ARCHIVED = "archived"
     """An original is in the far side's archive."""
     WAITS = "waits"

@@ -26,6 +26,7 @@ from prepipe.link.base import Link
 from prepipe.model import Exposure, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 from prepipe.telescope.carry import Carried, Carrier
+from prepipe.telescope.checker import Checker
 from prepipe.telescope.claims import Alone, Claims, Standing, open_claims
 from prepipe.telescope.course import Course
 from prepipe.telescope.crew import Crew
@@ -53,6 +54,8 @@ class Traffic:
     packer : Packer
     packets : Path
         Where packets wait.
+    checker : Checker
+        Is offered every packet.
     tell : callable
         Is told whatever happens.
 
@@ -71,6 +74,7 @@ class Traffic:
         link: Link,
         packer: Packer,
         packets: Path,
+        checker: Checker,
         tell: Callable[[Event], None],
     ) -> None:
         self.report = Report()
@@ -80,6 +84,7 @@ class Traffic:
         self._poll_s = site.telescope.poll_s
         self._journal = journal
         self._link = link
+        self._checker = checker
         self._tell = tell
         self._clock = time.monotonic
         self._far_side = FarSide(link)
@@ -103,7 +108,7 @@ class Traffic:
         self._carrier.tidy()
         self._journal.close_accounts()
         self._threads.enter_context(self._claims)
-        for threads in (self._packers, self._senders, self._far_side):
+        for threads in (self._packers, self._senders, self._far_side, self._checker):
             self._threads.enter_context(threads)
         return self
 
@@ -139,6 +144,11 @@ class Traffic:
     def is_under_way(self) -> bool:
         """Whether something is being packed, sent or asked."""
         return not all(future.done() for future in self._futures())
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether no packet is being held against its original."""
+        return not self._checker.is_busy
 
     def has_given_up(self, tries: int | None) -> bool:
         """Whether an obstacle was tried so often, and nothing can go on beside it."""
@@ -259,6 +269,7 @@ class Traffic:
 
     def settle(self) -> None:
         """Take note of what has finished."""
+        self._checker.settle()
         for crew, under_way in (
             (self._packers, self._schedule.packing),
             (self._senders, self._schedule.sending),
@@ -292,6 +303,7 @@ class Traffic:
     def _note_packed(self, _: CcdRow, packed: CcdRow | None) -> None:
         if packed is not None:
             self._schedule.put_back(packed)
+            self._checker.offer(packed)
 
     def _note_sent(self, row: CcdRow, carried: Carried | None) -> None:
         self._course.rouse(row.key)

@@ -1,0 +1,1 @@
+"""What ``benchmarks/codec.py`` is made of: frames, and the codecs on trial."""
