@@ -15,6 +15,7 @@ from prepipe.errors import LinkError, StorageError
 from prepipe.link.dealer import Dealer, Task, Transfer
 from prepipe.link.outgoing import Outgoing
 from prepipe.link.protocol import CHUNK_BYTES, TRIAL, bitmap
+from prepipe.telescope.obstacle import is_obstacle
 
 
 class Clock:
@@ -309,7 +310,8 @@ def test_a_file_that_is_damaged_time_and_again_is_given_up(table: Table) -> None
         table.clock.now += 0.1
         table.has("a", transfer)
         table.has("a", transfer)
-    assert isinstance(transfer.error, LinkError)
+    assert isinstance(transfer.error, StorageError)
+    assert not is_obstacle(transfer.error)
     assert "damaged on its disk" in str(transfer.error)
 
 
@@ -386,7 +388,7 @@ def test_only_what_is_vain_is_given_up_each_with_an_error_of_its_own(table: Tabl
     old = [table.add(), table.add()]
     table.clock.now += 10.0
     young = table.add()
-    table.dealer.give_up(lambda each: "no answer" if each.added < 1005.0 else "")
+    table.dealer.give_up(lambda each: LinkError("no answer") if each.added < 1005.0 else None)
     assert all(isinstance(each.error, LinkError) for each in old)
     assert old[0].error is not old[1].error
     assert not young.over.is_set()

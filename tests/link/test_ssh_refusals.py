@@ -29,6 +29,7 @@ from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
 from prepipe.link import connection
 from prepipe.link.advice import Ending
 from prepipe.link.ssh import SshLink
+from prepipe.telescope.obstacle import is_obstacle
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -310,6 +311,19 @@ def test_a_name_that_only_the_far_end_refuses_is_the_packets_fault(
         pytest.raises(PacketError, match="no such camera here"),
     ):
         link.send(sent)
+
+
+def test_what_bears_a_packets_name_there_is_in_the_way_of_that_packet_alone(
+    sshd: PrivateSshd, landing: Path, sent: Path
+) -> None:
+    (landing / sent.name).mkdir()
+    other = packet(sent.parent, "decam_00000001_01.packet")
+    with linked(sshd, landing) as link:
+        with pytest.raises(StorageError, match=sent.name) as told:
+            link.send(sent)
+        assert not is_obstacle(told.value)
+        link.send(other)
+    assert (landing / other.name).read_bytes() == other.read_bytes()
 
 
 def test_an_inventory_without_end_is_refused(

@@ -411,6 +411,7 @@ def _error(refusal: Refused) -> PrepipeError:
         return full
     if refusal.reason == "name":
         return PacketError(text)
-    if refusal.reason == "checksum":
+    if refusal.reason in ("checksum", "file"):
+        # without a cause: it befalls no other packet
         return StorageError(text)
     return LinkError(text)

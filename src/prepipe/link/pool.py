@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from prepipe import config
-from prepipe.errors import LinkError
+from prepipe.errors import LinkError, PrepipeError, StorageError
 from prepipe.link import openssh
 from prepipe.link.connection import Connection, State, our_fault
 from prepipe.link.dealer import Dealer, Transfer
@@ -151,15 +151,20 @@ class Pool:
             f"and what `ssh {self._where}` says"
         )
 
-    def why_give_up(self, transfer: Transfer) -> str:
-        """Why a file will not get there, in a sentence; empty if it may."""
+    def why_give_up(self, transfer: Transfer) -> PrepipeError | None:
+        """Why a file will not get there; None if it may."""
+        patience_s = self._settings.timeout_s
         whole_s = time.monotonic() - transfer.whole_since
-        if whole_s > self._settings.timeout_s:
-            return (
+        if whole_s > patience_s:
+            text = (
                 f"{self._where}: all of {transfer.offer.name} is there, but for {whole_s:.0f} s it "
                 "was not verified and committed; see the disk of the landing directory"
             )
-        return self.why_vain(transfer.added)
+            # where others are, long after it was whole, the disk is not to blame
+            alone = self._dealer.committed_at > transfer.whole_since + patience_s / 2
+            return StorageError(text) if alone else LinkError(text)
+        told = self.why_vain(transfer.added)
+        return LinkError(told) if told else None
 
     def _run(self) -> None:
         try:
