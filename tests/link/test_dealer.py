@@ -219,6 +219,15 @@ def test_an_overdue_chunk_waits_until_nothing_fresh_is_left(table: Table) -> Non
     assert table.deal_all("b") == [(1, 1), (1, 0)]
 
 
+def test_an_overdue_chunk_of_a_more_urgent_file_goes_before_a_backlog(table: Table) -> None:
+    newest = table.add(1, urgency=1)
+    assert table.deal("a") == (newest.offer.id, 0)
+    backlog = table.add(100)
+    table.clock.now += 100.0
+    assert table.deal("b") == (newest.offer.id, 0)
+    assert table.deal("b") == (backlog.offer.id, 0)
+
+
 def test_an_overdue_chunk_is_free_again_when_its_second_connection_is_lost_too(
     table: Table,
 ) -> None:
@@ -341,6 +350,18 @@ def test_a_whole_file_that_is_not_committed_is_offered_again_ever_more_seldom(
             asked.append(second)
         table.clock.now += 1.0
     assert asked == [3, 6, 12, 24]
+
+
+def test_a_whole_file_that_is_not_committed_is_offered_again_before_a_backlog_goes_on(
+    table: Table,
+) -> None:
+    transfer = table.add(1, urgency=1)
+    table.deal("a")
+    table.acknowledge(transfer, 0)
+    backlog = table.add(100)
+    table.dealer.leave("a")
+    assert table.dealer.deal("b") == Task(transfer, None, offer=True)
+    assert table.deal("b") == (backlog.offer.id, 0)
 
 
 @pytest.mark.parametrize("way", ["leave", "pause"])

@@ -266,19 +266,24 @@ class Dealer:
                 return None
             if in_flight >= _ENOUGH_AT_THE_END and self._is_nearly_done():
                 return None
-            return self._next_fresh(who) or self._next_nudge(who) or self._next_overdue(who)
+            # a backlog always has something fresh: what keeps a file from its end goes before
+            return self._next_nudge(who) or self._next_chunk(who)
 
     def _is_nearly_done(self) -> bool:
         return sum(len(each.todo) + len(each.in_doubt) for each in self._queue) < _THE_END
 
-    def _next_fresh(self, who: Hashable) -> Task | None:
+    def _next_chunk(self, who: Hashable) -> Task | None:
+        """A fresh one, but for overdue ones of files that are more urgent."""
         for transfer in self._queue:
             if transfer.in_doubt and self._may_ask(who, transfer):
-                transfer.asker = who
-                return self._asked(who, transfer)
+                urgent = self._next_overdue(who, transfer.urgency)
+                if urgent is None:
+                    transfer.asker = who
+                return urgent or self._asked(who, transfer)
             if transfer.todo:
-                return self._dealt(who, transfer, transfer.todo.popleft())
-        return None
+                urgent = self._next_overdue(who, transfer.urgency)
+                return urgent or self._dealt(who, transfer, transfer.todo.popleft())
+        return self._next_overdue(who, -math.inf)
 
     def _may_ask(self, who: Hashable, transfer: Transfer) -> bool:
         """Nobody else asks, and no answer is on its way that is older than the question."""
@@ -297,9 +302,12 @@ class Dealer:
                 return self._asked(who, transfer)
         return None
 
-    def _next_overdue(self, who: Hashable) -> Task | None:
+    def _next_overdue(self, who: Hashable, urgency: float) -> Task | None:
+        """One of a file that is more urgent than that."""
         before = self._clock() - self.overdue_s
         for transfer in self._queue:
+            if transfer.urgency <= urgency:
+                break
             for index, dealt in transfer.dealt.items():
                 if dealt.since < before and dealt.who != who and not dealt.again:
                     return self._dealt(who, transfer, index, again=True)
