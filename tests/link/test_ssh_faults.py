@@ -334,6 +334,27 @@ def test_a_packet_is_not_halted_by_a_client_that_is_killed(
     assert are_there(landing, [path])
 
 
+def test_nothing_that_a_client_started_is_left_behind_once_the_link_is_closed(
+    sshd: PrivateSshd, landing: Path, tmp_path: Path
+) -> None:
+    """As the ssh of a ProxyJump, which notices nothing of the end of the one that began it."""
+    proxy = tmp_path / "proxy"
+    proxy.write_text("#!/bin/sh\ntrap '' HUP TERM\nwhile :; do sleep 1; done\n")
+    proxy.chmod(0o755)
+    options = (f"-oProxyCommand={proxy}", *sshd.settings(landing).options)
+    with linked(sshd, landing, options=options) as link:
+        link.open()
+        wait_for(lambda: started_by(clients()))
+        left = started_by(clients())
+    wait_for(lambda: not any(each.is_running() for each in left))
+
+
+def started_by(processes: list[psutil.Process]) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return [child for each in processes for child in each.children(recursive=True)]
+    return []
+
+
 def test_no_ssh_to_be_started_is_waited_for_as_a_line_that_is_down(
     sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
