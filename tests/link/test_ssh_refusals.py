@@ -28,6 +28,7 @@ from ssh_links import (
 from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
 from prepipe.link import connection
 from prepipe.link.advice import Ending
+from prepipe.link.sftp import SftpLink
 from prepipe.link.ssh import SshLink
 from prepipe.telescope.obstacle import is_obstacle
 
@@ -87,6 +88,24 @@ def test_an_unknown_host_key_is_refused_and_not_remembered(
     assert "host key is not known to this user; log in once by hand" in text
     assert not known.exists()
     assert list(landing.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [SshLink, SftpLink])
+@pytest.mark.parametrize("way", ["accept-new", "no"])
+def test_an_unknown_host_key_is_refused_though_the_users_own_file_would_take_it(
+    sshd: PrivateSshd, landing: Path, sent: Path, tmp_path: Path, kind: type[SshLink], way: str
+) -> None:
+    known, own = tmp_path / "known_hosts", tmp_path / "ssh_config"
+    own.write_text(f"StrictHostKeyChecking {way}\n")
+    chosen = options(sshd, landing, UserKnownHostsFile=known)
+    settings = sshd.settings(landing, command=FAR, options=(f"-F{own}", *chosen[1:]))
+    link = kind(settings)
+    try:
+        with pytest.raises(LinkError, match="host key is not known"):
+            link.send(sent)
+    finally:
+        link.close()
+    assert not known.exists()
 
 
 def test_a_changed_host_key_is_refused_and_nothing_is_written_down(
