@@ -15,6 +15,7 @@ from prepipe.errors import LinkError, StorageError
 from prepipe.link.dealer import Dealer, Task, Transfer
 from prepipe.link.outgoing import Outgoing
 from prepipe.link.protocol import CHUNK_BYTES, TRIAL, bitmap
+from prepipe.telescope.obstacle import is_obstacle
 
 
 class Clock:
@@ -218,6 +219,15 @@ def test_an_overdue_chunk_waits_until_nothing_fresh_is_left(table: Table) -> Non
     assert table.deal_all("b") == [(1, 1), (1, 0)]
 
 
+def test_an_overdue_chunk_of_a_more_urgent_file_goes_before_a_backlog(table: Table) -> None:
+    newest = table.add(1, urgency=1)
+    assert table.deal("a") == (newest.offer.id, 0)
+    backlog = table.add(100)
+    table.clock.now += 100.0
+    assert table.deal("b") == (newest.offer.id, 0)
+    assert table.deal("b") == (backlog.offer.id, 0)
+
+
 def test_an_overdue_chunk_is_free_again_when_its_second_connection_is_lost_too(
     table: Table,
 ) -> None:
@@ -309,7 +319,8 @@ def test_a_file_that_is_damaged_time_and_again_is_given_up(table: Table) -> None
         table.clock.now += 0.1
         table.has("a", transfer)
         table.has("a", transfer)
-    assert isinstance(transfer.error, LinkError)
+    assert isinstance(transfer.error, StorageError)
+    assert not is_obstacle(transfer.error)
     assert "damaged on its disk" in str(transfer.error)
 
 
@@ -339,6 +350,18 @@ def test_a_whole_file_that_is_not_committed_is_offered_again_ever_more_seldom(
             asked.append(second)
         table.clock.now += 1.0
     assert asked == [3, 6, 12, 24]
+
+
+def test_a_whole_file_that_is_not_committed_is_offered_again_before_a_backlog_goes_on(
+    table: Table,
+) -> None:
+    transfer = table.add(1, urgency=1)
+    table.deal("a")
+    table.acknowledge(transfer, 0)
+    backlog = table.add(100)
+    table.dealer.leave("a")
+    assert table.dealer.deal("b") == Task(transfer, None, offer=True)
+    assert table.deal("b") == (backlog.offer.id, 0)
 
 
 @pytest.mark.parametrize("way", ["leave", "pause"])
@@ -386,7 +409,7 @@ def test_only_what_is_vain_is_given_up_each_with_an_error_of_its_own(table: Tabl
     old = [table.add(), table.add()]
     table.clock.now += 10.0
     young = table.add()
-    table.dealer.give_up(lambda each: "no answer" if each.added < 1005.0 else "")
+    table.dealer.give_up(lambda each: LinkError("no answer") if each.added < 1005.0 else None)
     assert all(isinstance(each.error, LinkError) for each in old)
     assert old[0].error is not old[1].error
     assert not young.over.is_set()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from receiving import (
 )
 
 from prepipe.link.far_end import KNOWN_OFFERS, FarEnd
+from prepipe.link.partial import Landing, Partial
 from prepipe.link.protocol import (
     CHUNK_BYTES,
     GREETING,
@@ -578,11 +580,41 @@ def test_too_many_files_under_way_are_refused_until_some_are_done(
     assert far.answer() == Has(KNOWN_OFFERS, b"\0")
 
 
+def test_what_others_committed_is_forgotten_a_few_at_a_time(
+    landing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is looked up on a disk that may be slow, while chunks wait."""
+    far = FarEnd(landing, *os.pipe())
+    looked_up: list[Offer] = []
+    open_partial = Landing.open
+
+    def note(self: Landing, each: Offer, *, create: bool) -> Partial:
+        looked_up.append(each)
+        return open_partial(self, each, create=create)
+
+    monkeypatch.setattr(Landing, "open", note)
+    for number in range(KNOWN_OFFERS + 1):
+        assert far._remember(offer(DATA, number))
+    assert 0 < len(looked_up) <= 100
+
+
+def test_the_answer_to_a_late_chunk_may_be_forgotten_while_it_is_looked_up(landing: Path) -> None:
+    """Another thread forgets the oldest; whoever looks twice finds it once."""
+
+    class Forgetful(OrderedDict[int, object]):
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.pop(key, None)  # type: ignore[call-overload]
+            return found
+
+    far = FarEnd(landing, *os.pipe())
+    far._over = Forgetful({1: (0, Committed(1))})  # type: ignore[assignment]
+    assert far._answer_too_late(chunks(DATA)[0]) == Committed(1)
+
+
 def test_chunks_are_acknowledged_while_another_file_waits_to_be_committed(
     far: Receiving, landing: Path
 ) -> None:
-    from prepipe.link.partial import Landing
-
     with Landing(landing).open(offer(DATA), create=True) as held, held.locked():
         far.send(offer(DATA), *chunks(DATA))
         second = offer(DATA, 2, "decam_00941420_26.packet")

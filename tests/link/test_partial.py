@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receiving import NAME, Receiving, chunks, content, names, offer, partials
+from receiving import (
+    NAME,
+    Receiving,
+    as_a_plain_user,
+    chunks,
+    content,
+    names,
+    offer,
+    partials,
+)
 
 from prepipe.files import sweep_partials
 from prepipe.link.partial import Landing
@@ -429,7 +438,7 @@ def test_a_symbolic_link_planted_as_a_partial_file_is_not_followed(
     far.send(offer(DATA), *chunks(DATA))
     for answer in far.answers(5):
         assert isinstance(answer, Refused)
-        assert answer.reason == "storage"
+        assert answer.reason == "file"
         assert "symbolic link" in answer.text
     assert victim.read_bytes() == b"precious"
 
@@ -477,8 +486,30 @@ def test_a_directory_under_the_final_name_is_told_and_the_partial_file_stays(
     (landing / NAME).mkdir()
     far.send(offer(DATA), *chunks(DATA))
     refused = far.until(Refused)
-    assert (refused.reason, refused.id) == ("storage", 1)
+    assert (refused.reason, refused.id) == ("file", 1)
     assert len(partials(landing)) == 2
+
+
+def test_a_partial_file_that_may_not_be_written_is_the_fault_of_that_file_alone(
+    landing: Path,
+) -> None:
+    (landing / part_name(DATA)).touch()
+    (landing / part_name(DATA)).chmod(0o444)
+    with Receiving(landing, prefix=as_a_plain_user()) as far:
+        far.send(offer(DATA))
+        assert far.until(Refused).reason == "file"
+        other = content(1000)
+        far.send(offer(other, 2), *chunks(other, 2))
+        far.until(Committed)
+
+
+def test_a_landing_directory_closed_under_way_is_the_fault_of_no_file(landing: Path) -> None:
+    with Receiving(landing, prefix=as_a_plain_user()) as far:
+        far.send(offer(DATA), *chunks(DATA)[:-1])
+        far.until(Acknowledged)
+        landing.chmod(0o555)
+        far.send(chunks(DATA)[-1])
+        assert far.until(Refused).reason == "storage"
 
 
 def test_more_files_under_way_than_may_be_open_all_land(far: Receiving, landing: Path) -> None:

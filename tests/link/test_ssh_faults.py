@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -334,6 +335,32 @@ def test_a_packet_is_not_halted_by_a_client_that_is_killed(
     assert are_there(landing, [path])
 
 
+def test_nothing_that_a_client_started_is_left_behind_once_the_link_is_closed(
+    sshd: PrivateSshd, landing: Path, tmp_path: Path
+) -> None:
+    """As the ssh of a ProxyJump, which notices nothing of the end of the one that began it."""
+    proxy = tmp_path / "proxy"
+    proxy.write_text("#!/bin/sh\ntrap '' HUP TERM\nwhile :; do sleep 1; done\n")
+    proxy.chmod(0o755)
+    options = (f"-oProxyCommand={proxy}", *sshd.settings(landing).options)
+    with linked(sshd, landing, options=options) as link:
+        link.open()
+        wait_for(lambda: started_by(clients()))
+        left = started_by(clients())
+    try:
+        wait_for(lambda: not any(each.is_running() for each in left))
+    finally:
+        for each in left:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def started_by(processes: list[psutil.Process]) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return [child for each in processes for child in each.children(recursive=True)]
+    return []
+
+
 def test_no_ssh_to_be_started_is_waited_for_as_a_line_that_is_down(
     sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +391,45 @@ def test_a_fault_of_our_own_ends_the_link_with_a_sentence_and_not_in_silence(
     monkeypatch.setattr(tuning.Tuning, "share_out", break_down)
     with linked(sshd, landing) as link, pytest.raises(LinkError, match=r"ZeroDivision.*report it"):
         link.send(packet(here))
+
+
+def test_a_fault_of_our_own_that_passes_ends_nothing_for_good(
+    sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = [ZeroDivisionError("by nought")]
+    share_out = tuning.Tuning.share_out
+
+    def break_down(self: tuning.Tuning, connections: list[Connection]) -> None:
+        if once:
+            raise once.pop()
+        share_out(self, connections)
+
+    monkeypatch.setattr(tuning.Tuning, "share_out", break_down)
+    with linked(sshd, landing) as link:
+        wait_until_open(link, 2)
+        link.send(packet(here))
+        assert "report it" in link.notices[0]
+    assert (landing / NAME).exists()
+
+
+def test_no_thread_to_be_started_is_waited_for_and_leaves_no_client_behind(
+    sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name in ("_listen", "_talk"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with linked(sshd, landing, timeout_s=20.0) as link:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            link.open()
+            wait_for(lambda: "no thread can be started" in link.state().trouble)
+            wait_for(lambda: not clients())
+        wait_for(lambda: has_sent(link, packet(here)))
+    assert (landing / NAME).exists()
 
 
 def test_a_fault_of_our_own_in_a_connection_ends_that_one(

@@ -26,9 +26,11 @@ from ssh_links import (
 )
 
 from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
-from prepipe.link import connection
+from prepipe.link import connection, ssh
 from prepipe.link.advice import Ending
+from prepipe.link.sftp import SftpLink
 from prepipe.link.ssh import SshLink
+from prepipe.telescope.obstacle import is_obstacle
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -86,6 +88,24 @@ def test_an_unknown_host_key_is_refused_and_not_remembered(
     assert "host key is not known to this user; log in once by hand" in text
     assert not known.exists()
     assert list(landing.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [SshLink, SftpLink])
+@pytest.mark.parametrize("way", ["accept-new", "no"])
+def test_an_unknown_host_key_is_refused_though_the_users_own_file_would_take_it(
+    sshd: PrivateSshd, landing: Path, sent: Path, tmp_path: Path, kind: type[SshLink], way: str
+) -> None:
+    known, own = tmp_path / "known_hosts", tmp_path / "ssh_config"
+    own.write_text(f"StrictHostKeyChecking {way}\n")
+    chosen = options(sshd, landing, UserKnownHostsFile=known)
+    settings = sshd.settings(landing, command=FAR, options=(f"-F{own}", *chosen[1:]))
+    link = kind(settings)
+    try:
+        with pytest.raises(LinkError, match="host key is not known"):
+            link.send(sent)
+    finally:
+        link.close()
+    assert not known.exists()
 
 
 def test_a_changed_host_key_is_refused_and_nothing_is_written_down(
@@ -312,6 +332,19 @@ def test_a_name_that_only_the_far_end_refuses_is_the_packets_fault(
         link.send(sent)
 
 
+def test_what_bears_a_packets_name_there_is_in_the_way_of_that_packet_alone(
+    sshd: PrivateSshd, landing: Path, sent: Path
+) -> None:
+    (landing / sent.name).mkdir()
+    other = packet(sent.parent, "decam_00000001_01.packet")
+    with linked(sshd, landing) as link:
+        with pytest.raises(StorageError, match=sent.name) as told:
+            link.send(sent)
+        assert not is_obstacle(told.value)
+        link.send(other)
+    assert (landing / other.name).read_bytes() == other.read_bytes()
+
+
 def test_an_inventory_without_end_is_refused(
     sshd: PrivateSshd, landing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +353,36 @@ def test_an_inventory_without_end_is_refused(
         packet(landing, f"decam_0000000{number}_01.packet", 10)
     with linked(sshd, landing) as link, pytest.raises(LinkError, match="more than 2 packets"):
         link.inventory()
+
+
+def test_what_comes_late_of_one_inventory_is_not_taken_for_the_next(
+    sshd: PrivateSshd, landing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first far end lists slowly: half of it in time, the other half afterwards."""
+    listed = [packet(landing, f"decam_00000001_{number:02d}.packet", 100) for number in range(1, 5)]
+    slow, asked = tmp_path / "slow", tmp_path / "asked"
+    slow.touch()
+    code = (
+        "import os, time\nfrom prepipe.link import far_end\n"
+        "far_end.PAGE = 1\npackets = far_end.FarEnd._packets\n"
+        "def slowly(self):\n"
+        f"    was_slow = os.path.exists({str(slow)!r})\n"
+        f"    open({str(asked)!r}, 'a').close()\n"
+        "    for number, each in enumerate(packets(self)):\n"
+        f"        while number == 2 and was_slow and os.path.exists({str(slow)!r}):\n"
+        "            time.sleep(0.01)\n"
+        "        yield each\n"
+        "far_end.FarEnd._packets = slowly\nfrom prepipe.cli import main\nmain()\n"
+    )
+    with linked(sshd, landing, command=far_script(tmp_path, code), connections=1) as link:
+        wait_until_open(link, 1)
+        monkeypatch.setattr(ssh, "_INVENTORY_S", 1.0)
+        with pytest.raises(LinkError, match="no inventory within"):
+            link.inventory()
+        assert asked.exists()
+        monkeypatch.setattr(ssh, "_INVENTORY_S", 60.0)
+        slow.unlink()
+        assert set(link.inventory()) == {each.name for each in listed}
 
 
 def test_an_inventory_is_asked_for_again_if_the_connection_breaks(

@@ -97,7 +97,7 @@ class Connection:
     Raises
     ------
     LinkError
-        If ssh cannot be started.
+        If ssh, or a thread, cannot be started.
     """
 
     def __init__(
@@ -133,8 +133,14 @@ class Connection:
         self.rtt_s = self.least_rtt_s = 0.0
         self.acknowledged_bytes = 0
         self._process = Process(command)
-        for work in (self._listen, self._talk):
-            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        try:
+            for work in (self._listen, self._talk):
+                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        except BaseException as error:
+            self._process.kill()
+            if isinstance(error, RuntimeError | MemoryError):
+                raise LinkError(f"no thread can be started for a connection: {error}") from error
+            raise
 
     @property
     def in_flight(self) -> int:
@@ -411,6 +417,7 @@ def _error(refusal: Refused) -> PrepipeError:
         return full
     if refusal.reason == "name":
         return PacketError(text)
-    if refusal.reason == "checksum":
+    if refusal.reason in ("checksum", "file"):
+        # without a cause: it befalls no other packet
         return StorageError(text)
     return LinkError(text)

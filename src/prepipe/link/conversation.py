@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -128,9 +129,15 @@ class Conversation:
 
     def abandon(self) -> None:
         """End it now, whatever is under way; for another thread than the one that talks."""
-        self._process.kill()
+        self._kill()
+
+    def _kill(self) -> None:
+        """sftp, its ssh, and that of a ProxyJump: the session is their own."""
+        with suppress(OSError):
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _give_up(self) -> None:
         if self._process.poll() is None:
             self.timed_out = True
-            self._process.kill()
+            self._kill()

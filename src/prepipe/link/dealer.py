@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from prepipe.errors import LinkError, PrepipeError
+from prepipe.errors import PrepipeError, StorageError
 from prepipe.link.outgoing import Outgoing
 from prepipe.link.protocol import CHUNK_BYTES, TRIAL, Offer, chunk_count, from_bitmap
 
@@ -138,6 +138,8 @@ class Dealer:
     ----------
     overdue_s : float
         A chunk kept for longer is dealt once more, to another connection, s.
+    committed_at : float
+        When a file was committed last, by the dealer's clock, s.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Dealer:
         self._takers: set[Hashable] = set()
         self._numbers = 0
         self.overdue_s = 2.0
+        self.committed_at = -math.inf
 
     def add(
         self, packet: Outgoing, *, place: str = "", urgency: int = 0, ask_first: bool = False
@@ -263,19 +266,24 @@ class Dealer:
                 return None
             if in_flight >= _ENOUGH_AT_THE_END and self._is_nearly_done():
                 return None
-            return self._next_fresh(who) or self._next_nudge(who) or self._next_overdue(who)
+            # a backlog always has something fresh: what keeps a file from its end goes before
+            return self._next_nudge(who) or self._next_chunk(who)
 
     def _is_nearly_done(self) -> bool:
         return sum(len(each.todo) + len(each.in_doubt) for each in self._queue) < _THE_END
 
-    def _next_fresh(self, who: Hashable) -> Task | None:
+    def _next_chunk(self, who: Hashable) -> Task | None:
+        """A fresh one, but for overdue ones of files that are more urgent."""
         for transfer in self._queue:
             if transfer.in_doubt and self._may_ask(who, transfer):
-                transfer.asker = who
-                return self._asked(who, transfer)
+                urgent = self._next_overdue(who, transfer.urgency)
+                if urgent is None:
+                    transfer.asker = who
+                return urgent or self._asked(who, transfer)
             if transfer.todo:
-                return self._dealt(who, transfer, transfer.todo.popleft())
-        return None
+                urgent = self._next_overdue(who, transfer.urgency)
+                return urgent or self._dealt(who, transfer, transfer.todo.popleft())
+        return self._next_overdue(who, -math.inf)
 
     def _may_ask(self, who: Hashable, transfer: Transfer) -> bool:
         """Nobody else asks, and no answer is on its way that is older than the question."""
@@ -294,9 +302,12 @@ class Dealer:
                 return self._asked(who, transfer)
         return None
 
-    def _next_overdue(self, who: Hashable) -> Task | None:
+    def _next_overdue(self, who: Hashable, urgency: float) -> Task | None:
+        """One of a file that is more urgent than that."""
         before = self._clock() - self.overdue_s
         for transfer in self._queue:
+            if transfer.urgency <= urgency:
+                break
             for index, dealt in transfer.dealt.items():
                 if dealt.since < before and dealt.who != who and not dealt.again:
                     return self._dealt(who, transfer, index, again=True)
@@ -352,7 +363,7 @@ class Dealer:
             self._renew_todo(transfer, damaged)
         if transfer.damages > _DAMAGES:
             text = "what arrives there is damaged on its disk, time and again; have it looked at"
-            self._end(file_id, LinkError(f"{transfer.offer.name}: {text}"))
+            self._end(file_id, StorageError(f"{transfer.offer.name}: {text}"))
         self._on_change()
 
     def _renew_todo(self, transfer: Transfer, damaged: set[int]) -> None:
@@ -367,25 +378,26 @@ class Dealer:
 
     def committed(self, file_id: int, already: bool = False) -> None:
         """Note that a file is there for good."""
+        self.committed_at = self._clock()
         self._end(file_id, None, already)
 
     def refused(self, file_id: int, error: PrepipeError) -> None:
         """Note that a file is not taken, or cannot be sent."""
         self._end(file_id, error)
 
-    def give_up(self, why: Callable[[Transfer], str]) -> None:
+    def give_up(self, why: Callable[[Transfer], PrepipeError | None]) -> None:
         """Let files fail; what was acknowledged of them stays at the far side.
 
         Parameters
         ----------
         why : callable
-            Tells of a transfer, in a sentence, why it is vain to go on; empty if it is not.
+            Tells of a transfer why it is vain to go on, by an error of its own; None if it is not.
         """
         with self._lock:
             transfers = list(self._queue)
         for transfer in transfers:
-            if told := why(transfer):
-                self._end(transfer.offer.id, LinkError(told))
+            if error := why(transfer):
+                self._end(transfer.offer.id, error)
 
     def _end(self, file_id: int, error: PrepipeError | None, already: bool = False) -> None:
         with self._lock:

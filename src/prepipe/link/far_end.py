@@ -56,6 +56,8 @@ READ_BYTES = 1 << 20
 OPEN_PARTIALS = 128
 """Each has two files open for writing."""
 KNOWN_OFFERS = 4096
+LOOKED_AT = 64
+"""Of the known offers at a time, whether anything partial is left of them."""
 JOBS = 64
 """That may wait for a thread; a chunk at most each."""
 PAGE = 500
@@ -244,14 +246,17 @@ class FarEnd:
 
     def _answer_too_late(self, chunk: Chunk) -> Message:
         """What is said to a chunk of a file that is done with, or was never offered."""
-        if chunk.id in self._over:
-            return self._over[chunk.id][1]
+        # the other thread forgets the oldest of them
+        _, answer = self._over.get(chunk.id, (None, None))
+        if answer is not None:
+            return answer
         text = f"chunk {chunk.index} is of file {chunk.id}, which was not offered: offer it first"
         return Refused("protocol", text, chunk.id)
 
     def _settle(self, offer: Offer, chunk: Chunk | None) -> None:
-        if offer.id in self._over:
-            self._say(self._over[offer.id][1])
+        _, answer = self._over.get(offer.id, (None, None))
+        if answer is not None:
+            self._say(answer)
         else:
             self._say(*self._landing.settle(offer, chunk))
 
@@ -295,8 +300,11 @@ class FarEnd:
         return True
 
     def _forget_what_others_committed(self) -> None:
-        """Forget old offers of which nothing partial is left."""
-        for number, offer in list(self._offers.items())[: KNOWN_OFFERS // 2]:
+        """Forget old offers of which nothing partial is left, a few at a time: chunks wait."""
+        before = len(self._offers)
+        for looked_at, (number, offer) in enumerate(list(self._offers.items())):
+            if looked_at >= LOOKED_AT and len(self._offers) < before:
+                return
             try:
                 self._landing.open(offer, create=False).close()
             except OSError:

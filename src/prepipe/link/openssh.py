@@ -60,6 +60,8 @@ def base_options(
     options = [
         *settings.options,
         "-oBatchMode=yes",
+        # whatever ~/.ssh/config says: nobody looks on who could judge a new key
+        "-oStrictHostKeyChecking=yes",
         "-oLogLevel=ERROR",
         f"-oConnectTimeout={max(1, round(connect_s))}",
         f"-oServerAliveInterval={alive_s}",
@@ -113,7 +115,9 @@ def cipher_options(settings: config.Link) -> list[str]:
     told = _told([*settings.options, "--", settings.host], "ciphers")
     if not own or own != told or _CHEAPEST not in own.split(","):
         return []
-    return [f"-oCiphers=^{_CHEAPEST}"]
+    # in full: only OpenSSH 8.1 learnt to put one first
+    rest = [cipher for cipher in own.split(",") if cipher != _CHEAPEST]
+    return [f"-oCiphers={','.join([_CHEAPEST, *rest])}"]
 
 
 def _told(arguments: list[str], key: str) -> str:

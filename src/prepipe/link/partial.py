@@ -45,6 +45,8 @@ __all__ = ["Landing", "Partial", "check_landing"]
 _MARK = struct.Struct(">BQ")
 _THERE = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_A_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _PLAINLY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """Neither a symbolic link nor a pipe that was planted under one of our names."""
@@ -294,8 +296,22 @@ class Landing:
 
     def refusal(self, offer: Offer, error: OSError) -> Refused:
         """What the sender is told of an error of this disk."""
-        reason = "full" if error.errno in _FULL else "storage"
+        reason = "file" if self._is_about(offer, error) else "storage"
+        if error.errno in _FULL:
+            reason = "full"
         return Refused(reason, f"{offer.name} cannot be taken: {self._told(error)}", offer.id)
+
+    def _is_about(self, offer: Offer, error: OSError) -> bool:
+        """Whether an error is that of what stands under a name of this file, and of no other."""
+        if isinstance(error, _ObstacleError):
+            return True
+        if error.filename not in (offer.name, *_partial_names(offer)):
+            return False
+        if error.errno not in _NOT_ALLOWED:
+            return error.errno in _OF_A_FILE
+        home = self.directory / offer.place
+        stands = any(os.path.lexists(home / name) for name in (error.filename, offer.name))
+        return stands and os.access(home, os.W_OK | os.X_OK, effective_ids=True)
 
     def _told(self, error: OSError) -> str:
         if isinstance(error, _ObstacleError):

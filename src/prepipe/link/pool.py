@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from prepipe import config
-from prepipe.errors import LinkError
+from prepipe.errors import LinkError, PrepipeError, StorageError
 from prepipe.link import openssh
 from prepipe.link.connection import Connection, State, our_fault
 from prepipe.link.dealer import Dealer, Transfer
@@ -31,6 +31,7 @@ _GOODBYE_S = 1.0
 _ALIVE = 5, 6
 """ssh gives a connection up after 30 s without an answer."""
 _FEW_TRIES = 3
+_LONGEST_PAUSE_S = 30.0
 
 
 class Pool:
@@ -66,7 +67,7 @@ class Pool:
         self._tuning = tuning
         self._notice = notice
         self._where = openssh.where(settings)
-        self._cipher: list[str] = []
+        self._cipher: list[str] | None = None
         self._openings = Openings(settings.timeout_s)
         self._attention = threading.Event()
         self._closing = threading.Event()
@@ -137,7 +138,9 @@ class Pool:
             When the wait began, s.
         """
         if self._closing.is_set():
-            return f"{self._where}: {self._broken or 'the link was closed'}"
+            return f"{self._where}: the link was closed"
+        if self._broken:
+            return f"{self._where}: {self._broken}"
         if self.healthy():
             return ""
         down_s = time.monotonic() - max(since, self._down_since)
@@ -151,27 +154,42 @@ class Pool:
             f"and what `ssh {self._where}` says"
         )
 
-    def why_give_up(self, transfer: Transfer) -> str:
-        """Why a file will not get there, in a sentence; empty if it may."""
+    def why_give_up(self, transfer: Transfer) -> PrepipeError | None:
+        """Why a file will not get there; None if it may."""
+        patience_s = self._settings.timeout_s
         whole_s = time.monotonic() - transfer.whole_since
-        if whole_s > self._settings.timeout_s:
-            return (
+        if whole_s > patience_s:
+            text = (
                 f"{self._where}: all of {transfer.offer.name} is there, but for {whole_s:.0f} s it "
                 "was not verified and committed; see the disk of the landing directory"
             )
-        return self.why_vain(transfer.added)
+            # where others are, long after it was whole, the disk is not to blame
+            alone = self._dealer.committed_at > transfer.whole_since + patience_s / 2
+            return StorageError(text) if alone else LinkError(text)
+        told = self.why_vain(transfer.added)
+        return LinkError(told) if told else None
 
     def _run(self) -> None:
-        try:
-            self._cipher = openssh.cipher_options(self._settings)
-            while not self._closing.is_set():
+        faults = 0
+        while not self._closing.is_set():
+            try:
                 self._look_after()
+            except Exception as error:
+                faults += 1
+                self._note_fault(our_fault(error), faults)
+            else:
+                faults, self._broken = 0, ""
                 self._attention.wait(_TICK_S)
                 self._attention.clear()
-        except Exception as error:
-            self._broken = our_fault(error)
-            self._closing.set()
+
+    def _note_fault(self, fault: str, faults: int) -> None:
+        """What may pass (no memory, no threads) is tried again, as a line that is down."""
+        self._notice("fault", f"{self._where}: {fault}")
+        if not self.healthy() or faults >= _FEW_TRIES:
+            # nobody looks after the connections
+            self._broken = fault
             self._dealer.give_up(self.why_give_up)
+        self._closing.wait(min(2.0 ** min(faults - 1, 10), _LONGEST_PAUSE_S))
 
     def _look_after(self) -> None:
         now = time.monotonic()
@@ -261,6 +279,8 @@ class Pool:
 
     def _command(self) -> list[str]:
         options = openssh.base_options(self._settings, self._openings.connect_s, *_ALIVE)
+        if self._cipher is None:
+            self._cipher = openssh.cipher_options(self._settings)
         options += [*openssh.pool_options(shared=self._shared), *self._cipher]
         return ["ssh", *options, "--", self._settings.host, openssh.far_command(self._settings)]
 

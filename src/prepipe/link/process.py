@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -98,9 +99,11 @@ class Process:
             self._input.close()
 
     def kill(self) -> None:
-        """End it now, without waiting for it."""
+        """End it now, with all that it started (the ssh of a ProxyJump), waiting for none."""
         with suppress(OSError):
-            self._child.kill()
+            if self._child.returncode is None:
+                # its session is its own
+                os.killpg(self._child.pid, signal.SIGKILL)
 
     def reap(self) -> int:
         """Wait for the end of one that has nothing more to tell; for the thread that reads.

@@ -18,16 +18,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from prepipe import config
-from prepipe.errors import ConfigError, LinkError, PacketError, StorageError
+from prepipe.errors import LinkError, PacketError, StorageError
 from prepipe.files import PARTIAL_SUFFIX, storage_errors
+from prepipe.link import openssh
 from prepipe.link.advice import advice
 from prepipe.link.base import ARCHIVE, REJECTED, Held, known_place
 from prepipe.link.conversation import Conversation, quoted
+from prepipe.link.local import is_packet
 from prepipe.names import parse_name, safe_name
 
 __all__ = ["SftpLink"]
 
-_CONNECT_S = 30.0
 _PERSIST_S = 120
 _LISTING_S = 900.0
 _SLOWEST = 10_000.0
@@ -57,10 +58,9 @@ class SftpLink:
     concurrency = 4
 
     def __init__(self, settings: config.Link) -> None:
-        for program in ("sftp", "ssh"):
-            if shutil.which(program) is None:
-                raise ConfigError(f"{program} is not installed; install the OpenSSH client")
+        openssh.need_programs("sftp", "ssh")
         self._settings = settings
+        self._where = openssh.where(settings)
         self._landing = _remote_path(settings.landing)
         self._control = Path(tempfile.mkdtemp(prefix="prepipe-"))
         self._lock = threading.Lock()
@@ -68,12 +68,6 @@ class SftpLink:
         self._talking: set[Conversation] = set()
         self._talking_lock = threading.Lock()
         self._closed = False
-
-    @property
-    def _where(self) -> str:
-        user = f"{self._settings.user}@" if self._settings.user else ""
-        port = f":{self._settings.port}" if self._settings.port else ""
-        return f"{user}{self._settings.host}{port}"
 
     def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
         """Put a packet into the landing directory; see `Link.send`.
@@ -129,7 +123,7 @@ class SftpLink:
             for kind, size, path in self._list(directories):
                 if kind == "d":
                     below += _directory(path)
-                elif kind == "-" and _is_packet(path.name):
+                elif kind == "-" and is_packet(path.name):
                     found.setdefault(path.name, Held(size, ""))
             directories = below
         return found
@@ -196,21 +190,11 @@ class SftpLink:
                 self._talking.discard(conversation)
 
     def _options(self) -> list[str]:
-        """Options of ssh; the site's own come first, for the first one counts."""
-        settings = self._settings
-        alive = max(1, round(settings.timeout_s / 3))
-        options = [
-            *settings.options,
-            "-oBatchMode=yes",
-            "-oLogLevel=ERROR",
-            f"-oConnectTimeout={max(1, round(min(settings.timeout_s, _CONNECT_S)))}",
-            f"-oServerAliveInterval={alive}",
-            "-oServerAliveCountMax=3",
-        ]
-        if settings.user:
-            options.append(f"-oUser={settings.user}")
-        if settings.port:
-            options.append(f"-oPort={settings.port}")
+        """Options of ssh."""
+        patience_s = self._settings.timeout_s
+        connect_s = min(patience_s, openssh.CONNECT_S)
+        alive_s = max(1, round(patience_s / 3))
+        options = openssh.base_options(self._settings, connect_s, alive_s, 3)
         socket = self._control / "s"
         if len(str(socket)) <= _LONGEST_SOCKET:
             options += [
@@ -263,11 +247,3 @@ def _directory(path: PurePosixPath) -> list[str]:
     except PacketError:
         return []
     return [] if str(path) in (REJECTED, ARCHIVE) else [str(path)]
-
-
-def _is_packet(name: str) -> bool:
-    try:
-        parse_name(name)
-    except PacketError:
-        return False
-    return True

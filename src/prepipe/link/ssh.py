@@ -36,6 +36,7 @@ __all__ = ["ConnectionState", "LinkState", "SshLink"]
 _LOOK_S = 0.1
 _INVENTORY_S = 900.0
 _INVENTORY_TRIES = 3
+_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,13 @@ class SshLink:
                 raise LinkError(f"{self._where}: the connection broke time and again") from None
 
     def _ask(self) -> dict[str, Held]:
+        connection = self._any_healthy()
         try:
-            files = self._any_healthy().list_files().result(_INVENTORY_S)
+            files = connection.list_files().result(_INVENTORY_S)
         except NotInTime:
+            # what still comes of this list is not to be taken for a part of the next
+            connection.give_up(f"it did not list what is there within {_INVENTORY_S:.0f} s")
+            connection.wait(time.monotonic() + _END_S)
             raise LinkError(f"{self._where}: no inventory within {_INVENTORY_S:.0f} s") from None
         return {name: Held(size, checksum) for name, size, checksum in files}
 

@@ -49,6 +49,7 @@ class Schedule:
         self._rank: dict[CcdKey, int] = {}
         self._unpacked: deque[CcdRow] = deque()
         self._packed: list[CcdRow] = []
+        self._in_vain: set[CcdKey] = set()
 
     @property
     def front(self) -> CcdRow | None:
@@ -57,7 +58,7 @@ class Schedule:
 
     @property
     def wants_more(self) -> bool:
-        """Whether nothing is left to be packed."""
+        """Whether the order is to be renewed before more can be packed: nothing is left of it."""
         return not self._unpacked
 
     @property
@@ -106,12 +107,30 @@ class Schedule:
         """Take the next packet, if it may begin now."""
         if not self._packed:
             return None
-        row = self._packed[0]
+        place = self._place_to_send()
+        row = self._packed[place]
         half = max(1, self._places // 2)
         limit = self._places if self._is_newest(row) else half
         if len(self.sending) >= limit or not self._is_its_turn(row):
             return None
-        return self._packed.pop(0)
+        return self._packed.pop(place)
+
+    def _place_to_send(self) -> int:
+        """The first packet; after an obstacle the first that has not tried to get past it."""
+        if self._in_vain:
+            for place, row in enumerate(self._packed):
+                if row.key not in self._in_vain and self._is_its_turn(row):
+                    return place
+            self._in_vain.clear()
+        return 0
+
+    def note_in_vain(self, row: CcdRow) -> None:
+        """A packet met an obstacle, and may be that itself: another one goes ahead to see."""
+        self._in_vain.add(row.key)
+
+    def note_free(self) -> None:
+        """Nothing is in the way of packets any more."""
+        self._in_vain.clear()
 
     def in_the_way(self) -> CcdRow | None:
         """Take the last packet of all, if it keeps the newest exposure from being packed.

@@ -295,6 +295,8 @@ class Traffic:
             raise error
         elif is_obstacle(error):
             self._schedule.put_back(row)
+            if crew is self._senders:
+                self._schedule.note_in_vain(row)
             if self._meet(crew, error):
                 self._journal.wait(row.key, _towards(row), str(error))
         else:
@@ -368,6 +370,8 @@ class Traffic:
         return news
 
     def _clear(self, crew: Crew) -> None:
+        if crew is self._senders:
+            self._schedule.note_free()
         if crew.obstacle.clear():
             self._tell(Event(Happening.CLEARED, "the way is free again"))
 
