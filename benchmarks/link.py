@@ -46,6 +46,7 @@ CELLS = (
     Cell("500mbit.loss1e-4.row4", 500, 1e-4, exposures=4),
     Cell("200mbit.loss1e-4.row4", 200, 1e-4, exposures=4, rounds=3),
     Cell("200mbit.loss1e-4.nobbr", 200, 1e-4, bbr=False),
+    Cell("200mbit.loss1e-4.auto", 200, 1e-4, exposures=4, rounds=3, rate_known=False),
     Cell("outage12", 200, 1e-4, exposures=4, rounds=3, outage_s=12.0),
 )
 LIMIT_S, QUICK_LIMIT_S = 150.0, 20.0

@@ -33,6 +33,8 @@ class Cell:
         Mbit/s.
     exposures : int
         In a row, one right behind the other.
+    rate_known : bool
+        Whether the link is told the rate, or has to find it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Cell:
     exposures: int = 1
     rounds: int = 5
     bbr: bool = True
+    rate_known: bool = True
     outage_s: float = 0.0
 
     @property
@@ -93,7 +96,8 @@ class Bench:
         self.landing = self.home / "landing"
         self.landing.mkdir()
         self.wan = Wan(self.home / "wan", congestion=ordinary_congestion(), **cell.line)
-        wished = {"rate": cell.rate} | ({} if cell.bbr else WITHOUT_BBR) | changes
+        rate = {"rate": cell.rate if cell.rate_known else "auto"}
+        wished = rate | ({} if cell.bbr else WITHOUT_BBR) | changes
         self._sender: subprocess.Popen[str] | None = None
         self.settings = self.wan.settings(self.landing, **wished)
 

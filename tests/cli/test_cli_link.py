@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from prepipe.cli.link import link_line
+import pytest
+
+from prepipe.cli.link import _show, link_line
 from prepipe.link.ssh import ConnectionState, LinkState
+from prepipe.link.trial import Step, Trial
 
 
 def state(**changes: object) -> LinkState:
@@ -42,3 +45,21 @@ def test_only_an_ssh_link_can_be_measured(run, site_file) -> None:
     done = run("link", "test", "--config", site_file)
     assert done.exit_code == 2
     assert "link.kind is local" in done.stderr
+
+
+@pytest.mark.parametrize("counts", ["0", "1000", "1,65"])
+def test_numbers_of_connections_that_cannot_be_are_refused(run, site_file, counts: str) -> None:
+    text = site_file.read_text() + '\n[link]\nkind = "ssh"\nhost = "cluster.invalid"\n'
+    ssh_site = site_file.with_name("ssh.toml")
+    ssh_site.write_text(text)
+    done = run("link", "test", "--config", ssh_site, "--connections", counts)
+    assert done.exit_code == 2
+    assert "each between 1 and 64" in done.stderr
+
+
+def test_what_the_far_end_says_of_itself_steers_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = Step(1, 90.0, None, 0.24)
+    _show(Trial("far\x1b[2J", "9\x1b]0;x\x07", 10**9, 1.0, (step,), ("so\x1bso",), 97.0, 4))
+    assert "\x1b" not in capsys.readouterr().out

@@ -138,6 +138,12 @@ def test_the_rate_falls_when_the_line_takes_less_and_climbs_back() -> None:
     assert line(finder, 300.0, 60) == pytest.approx(300, rel=0.2)
 
 
+def test_a_line_that_takes_ever_more_is_given_twice_as_much_again() -> None:
+    finder = RateFinder()
+    line(finder, 40.0, 10)
+    assert line(finder, 1000.0, 10) > 500
+
+
 def test_one_bad_second_changes_nothing() -> None:
     finder = RateFinder()
     before = line(finder, 300.0, 30)

@@ -57,7 +57,9 @@ MESSAGES = st.one_of(
     st.builds(Chunk.of, ids, ids, st.binary(min_size=1, max_size=300)),
     st.builds(Ping, numbers),
     st.just(ListFiles()),
-    st.builds(Welcome, st.integers(0, 1 << 16), texts, texts, st.integers(0), st.floats(0, 1e12)),
+    st.builds(
+        Welcome, st.integers(0, 1 << 16), texts, texts, st.integers(0, 1 << 80), st.floats(0, 1e12)
+    ),
     st.builds(Has, ids, st.binary(max_size=50)),
     st.builds(Acknowledged, ids, ids),
     st.builds(Committed, ids, st.booleans()),
@@ -211,6 +213,26 @@ def test_an_offer_that_makes_no_sense_is_refused(change: dict[str, object]) -> N
 def test_an_offer_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         list(Frames().feed(framed(Offer.KIND, body)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"free_bytes": "much"},
+        {"free_bytes": -1},
+        {"free_bytes": None},
+        {"prepipe": 1},
+        {"host": ["cluster"]},
+        {"time": "noon"},
+        {"time": float("nan")},
+        {"time": 10**400},
+    ],
+    ids=repr,
+)
+def test_a_welcome_of_other_types_is_refused(change: dict[str, object]) -> None:
+    body = json.dumps({"version": VERSION} | change).encode()
+    with pytest.raises(ProtocolError):
+        list(Frames().feed(framed(Welcome.KIND, body)))
 
 
 def test_what_a_later_version_adds_to_a_message_is_passed_over() -> None:

@@ -195,6 +195,17 @@ def test_the_kernel_tells_round_trip_and_segments(child: Child, copy: socket.soc
     assert state.retransmitted >= 0
 
 
+def test_the_kernel_tells_how_many_bytes_have_arrived(child: Child, copy: socket.socket) -> None:
+    before = state_of(copy)
+    child.send()
+    until = time.monotonic() + 20
+    while (now := state_of(copy)) is not None and now.acknowledged_bytes < 100_000:
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
+    assert before is not None and now is not None
+    assert now.acknowledged_bytes - before.acknowledged_bytes == 100_000
+
+
 def test_what_is_no_connection_any_more_is_no_error(child: Child, copy: socket.socket) -> None:
     copy.close()
     assert not pace(copy, 1e6)

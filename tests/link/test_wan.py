@@ -7,17 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from private_sshd import make_key
+from ssh_links import FAR, are_there, packets, send_all, wait_for
 from wan import HOST, NAMESPACES, Wan, need_wan
 
 from prepipe.errors import LinkError
 from prepipe.link.sftp import SftpLink
+from prepipe.link.ssh import SshLink
 
 NAME = "decam_00941420_25.packet"
 
@@ -54,6 +59,48 @@ def test_a_link_in_this_process_sends_from_the_near_end_to_the_far_end(
         link.close()
     assert (landing / NAME).read_bytes() == sent.read_bytes()
     assert wan.statistics()["a_to_b"]["tx_bytes"] > sent.stat().st_size
+
+
+@contextmanager
+def pool(wan: Wan, landing: Path, **changes: object) -> Iterator[SshLink]:
+    """A link that opens its connections at the near end of the line."""
+    landing.mkdir()
+    link = SshLink(wan.settings(landing, command=FAR, **changes))
+    with wan.at_telescope():
+        link.open()
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+def test_a_pool_brings_all_over_a_long_line_that_loses_packets(wan: Wan, tmp_path: Path) -> None:
+    wan.set(rtt=240, loss=1e-3)
+    sent = packets(tmp_path / "out", 20, 1_000_000)
+    landing = tmp_path / "landing"
+    with pool(wan, landing, rate=100.0, connections=4) as link:
+        send_all(link, sent)
+        assert are_there(landing, sent)
+    assert wan.statistics()["a_to_b"]["drop_loss"] > 0
+
+
+def test_a_line_of_unknown_rate_is_filled_for_the_most_part(wan: Wan, tmp_path: Path) -> None:
+    wan.set(rtt=240)
+    noise = tmp_path / "trial_00000000_01.packet"
+    noise.write_bytes(os.urandom(8 << 20))
+    enough = threading.Event()
+
+    def keep_sending() -> None:
+        while not enough.is_set():
+            link.send_in_vain(noise)
+
+    with pool(wan, tmp_path / "landing") as link, ThreadPoolExecutor(6) as threads:
+        sending = [threads.submit(keep_sending) for _ in range(6)]
+        try:
+            wait_for(lambda: link.state().mbit_s > 75, 60)
+        finally:
+            enough.set()
+        assert all(each.exception() is None for each in sending)
 
 
 def test_a_program_started_at_the_near_end_stays_there(wan: Wan) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from prepipe.cli.app import add_command
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
-from prepipe.cli.output import print_json, print_table
+from prepipe.cli.output import print_json, print_table, printable
 from prepipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["link_line", "register", "watched"]
 
 COUNTS = (1, 2, 4, 8, 16)
+MOST_CONNECTIONS = 64
 
 
 def test(
@@ -45,7 +46,7 @@ def test(
         raise ConfigError(
             f"only a link of kind ssh can be measured, and link.kind is {settings.kind}"
         )
-    counts = number_list(connections, "--connections")
+    counts = _counts(connections)
     typer.echo(
         f"connecting to {settings.host}; then {seconds:.0f} s with each of "
         f"{', '.join(map(str, counts))} connections",
@@ -56,6 +57,15 @@ def test(
         print_json(trial)
     else:
         _show(trial)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = number_list(text, "--connections")
+    if not 1 <= min(counts) <= max(counts) <= MOST_CONNECTIONS:
+        raise ConfigError(
+            f"--connections {text}: each between 1 and {MOST_CONNECTIONS}, such as 1,2,4,8"
+        )
+    return counts
 
 
 def _tell(step: Step) -> None:
@@ -76,11 +86,11 @@ def _show(trial: Trial) -> None:
         ],
     )
     typer.echo(
-        f"{trial.host}: prepipe {trial.prepipe}, {trial.free_bytes / 1e9:,.1f} GB free where "
-        f"packets land; the first connection was open after {trial.opening_s:.1f} s"
+        f"{printable(trial.host)}: prepipe {printable(trial.prepipe)}, "
+        f"{trial.free_bytes / 1e9:,.1f} GB free where packets land; the first connection was open after {trial.opening_s:.1f} s"
     )
     for notice in trial.notices:
-        typer.echo(f"note: {notice}")
+        typer.echo(f"note: {printable(notice)}")
     typer.echo(f"\n[link]\nrate = {trial.rate:g}\nconnections = {trial.connections}")
 
 

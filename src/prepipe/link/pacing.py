@@ -113,7 +113,8 @@ class RateFinder:
     """The line's rate from what is acknowledged, followed through the night.
 
     It begins low and doubles as long as the line takes all that it is given. Then it keeps to
-    what the line took, tries a little more now and then, and follows when that falls.
+    what the line took, tries a little more now and then, and follows when that falls. When several
+    tries in a row were taken, it doubles again: it had settled too low, or the line has more.
 
     Attributes
     ----------
@@ -126,6 +127,7 @@ class RateFinder:
     _MORE = 1.15
     _LEAST = 2.0
     _SHORT_SPELLS = 3
+    _TAKEN_TRIES = 2
     _FIRST_REST, _LONGEST_REST = 2, 16
     """Spells between a try that failed and the next; twice as many after each."""
 
@@ -133,6 +135,7 @@ class RateFinder:
         self.rate = rate
         self._starting = True
         self._before_try: float | None = None
+        self._taken_tries = 0
         self._took: list[float] = []
         self._rest = 0
         self._next_rest = self._FIRST_REST
@@ -159,18 +162,20 @@ class RateFinder:
 
     def _note_full(self) -> None:
         """The line took all: give it more, if it is time for that."""
-        if self._starting:
-            self.rate *= 2
-            return
         if self._before_try is not None:
             self._next_rest = self._FIRST_REST
+            self._taken_tries += 1
         self._before_try = None
-        if self._rest <= 0:
+        if self._starting or self._taken_tries >= self._TAKEN_TRIES:
+            self._starting = True
+            self.rate *= 2
+        elif self._rest <= 0:
             self._before_try = self.rate
             self.rate *= self._MORE
 
     def _note_less(self) -> None:
         """The line took less: one spell may have been bad, several tell its rate."""
+        self._taken_tries = 0
         if self._before_try is not None:
             self.rate, self._before_try = self._before_try, None
             self._rest = self._next_rest

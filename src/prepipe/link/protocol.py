@@ -63,6 +63,7 @@ _PAIR = struct.Struct(">II")
 _NUMBER = struct.Struct(">Q")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}")
 _MAX_ID = (1 << 32) - 1
+_LATEST = 1e15
 
 
 class ProtocolError(LinkError):
@@ -269,7 +270,9 @@ class Welcome(_Json):
 
     def _check(self) -> None:
         _require(_is_count(self.version, 1 << 16), "version")
-        _require(isinstance(self.time, int | float), "time")
+        _require(isinstance(self.prepipe, str) and isinstance(self.host, str), "welcome")
+        _require(_is_count(self.free_bytes, 1 << 80), "free_bytes")
+        _require(isinstance(self.time, int | float) and abs(self.time) < _LATEST, "time")
 
 
 @dataclass(frozen=True)

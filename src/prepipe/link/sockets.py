@@ -41,6 +41,7 @@ _INFO_BYTES = 160
 _CALM = 0
 """TCP_CA_Open"""
 _U32_AT = struct.Struct("=I")
+_U64_AT = struct.Struct("=Q")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class SocketState:
         Smoothed and least round trip, s.
     segments, retransmitted : int
         Sent so far, and sent again.
+    acknowledged_bytes : int
+        By the other end's kernel, of all that was sent.
     is_calm : bool
         Whether nothing is known or feared to be lost of what is under way.
     """
@@ -61,6 +64,7 @@ class SocketState:
     least_rtt_s: float
     segments: int
     retransmitted: int
+    acknowledged_bytes: int = 0
     is_calm: bool = True
 
 
@@ -189,5 +193,6 @@ def state_of(connection: socket.socket) -> SocketState | None:
         least_rtt_s=number(148) / 1e6,
         segments=number(136),
         retransmitted=number(100),
+        acknowledged_bytes=int(_U64_AT.unpack_from(told, 120)[0]),
         is_calm=told[1] == _CALM,
     )

@@ -14,6 +14,7 @@ from prepipe.link.pacing import (
     overdue_after,
     window_for,
 )
+from prepipe.link.protocol import CHUNK_BYTES
 from prepipe.link.sockets import (
     default_congestion_control,
     pace,
@@ -26,6 +27,9 @@ __all__ = ["Tuning"]
 
 _UNKNOWN_RTT_S = 0.25
 _MEASURED_OVER_S = 1.5
+_MEASURED_BY_CHUNKS_OVER_S = 3.0
+_MEASURED_OVER_CHUNKS = 12
+"""Of each connection: paced alike they run in step, and their chunks arrive all at once."""
 _SETTLES_S = 0.2
 _GIVE_UP_S = 45.0
 """Later than ssh itself, which tells why."""
@@ -59,8 +63,9 @@ class Tuning:
         self._finder = RateFinder()
         self._may_double = settings.connections is None
         self._shared = False
+        self._open: tuple[Connection, ...] = ()
         self._busy_since: float | None = None
-        self._busy_bytes = 0
+        self._busy_bytes = self._seen_bytes = 0
         self._settles_at = 0.0
         self._rtt_s = _UNKNOWN_RTT_S
         self.wanted = settings.connections or connections_for(self._given)
@@ -103,6 +108,9 @@ class Tuning:
 
     def share_out(self, connections: Sequence[Connection]) -> None:
         """Divide the line among those that are open."""
+        if self._open != tuple(connections):
+            self._open = tuple(connections)
+            self._busy_since = None
         if not connections:
             return
         share = bytes_per_s(self.rate, len(connections))
@@ -138,22 +146,47 @@ class Tuning:
         now : float
             s
         acknowledged_bytes : int
-            So far.
+            In chunks, so far; counted where the kernel does not tell what it carried.
         complete : bool
             Whether all connections are open: fewer tell nothing of the line.
         """
         if self._given is not None:
             return
-        if not self._dealer.has_chunks or not complete or now < self._settles_at:
-            self._busy_since, self._busy_bytes = None, acknowledged_bytes
+        carried = self._carried_bytes()
+        over_s = _MEASURED_OVER_S
+        if carried is None:
+            carried, over_s = acknowledged_bytes, self._chunks_spell_s()
+        is_broken = carried < self._seen_bytes or not complete
+        if is_broken or not self._dealer.has_chunks or now < self._settles_at:
+            self._busy_since = None
+        elif carried == self._seen_bytes:
+            # a spell goes from one arrival to another: what comes in clumps is not cut
+            return
         elif self._busy_since is None:
             # the first round trip tells nothing
-            if acknowledged_bytes > self._busy_bytes:
-                self._busy_since = now
-            self._busy_bytes = acknowledged_bytes
-        elif now - self._busy_since >= _MEASURED_OVER_S:
-            took = acknowledged_bytes - self._busy_bytes
-            if self._finder.note(took, now - self._busy_since):
-                # what is acknowledged next was sent at the old rate
-                self._settles_at = now + 2 * self._rtt_s + _SETTLES_S
-            self._busy_since, self._busy_bytes = now, acknowledged_bytes
+            self._busy_since, self._busy_bytes = now, carried
+        elif now - self._busy_since >= over_s:
+            self._note_spell(now, carried)
+        self._seen_bytes = carried
+
+    def _carried_bytes(self) -> int | None:
+        """Bytes that the far kernel acknowledged on what is open; None if ours does not tell.
+
+        Smoother than whole chunks, which arrive in clumps.
+        """
+        if not all(each.sockets for each in self._open):
+            return None
+        states = [state_of(each) for connection in self._open for each in connection.sockets]
+        return sum(each.acknowledged_bytes for each in states if each is not None)
+
+    def _chunks_spell_s(self) -> float:
+        """How long must be measured so that a clump of chunks more or less does not count, s."""
+        share = bytes_per_s(self.rate, max(1, len(self._open)))
+        return max(_MEASURED_BY_CHUNKS_OVER_S, _MEASURED_OVER_CHUNKS * CHUNK_BYTES / share)
+
+    def _note_spell(self, now: float, carried: int) -> None:
+        since = self._busy_since
+        if since is not None and self._finder.note(carried - self._busy_bytes, now - since):
+            # what is acknowledged next was sent at the old rate
+            self._settles_at = now + 2 * self._rtt_s + _SETTLES_S
+        self._busy_since, self._busy_bytes = now, carried
