@@ -28,10 +28,20 @@ class Host:
     """A push with a directory of its own, on a raw directory that it shares."""
 
     def __init__(
-        self, root: Path, name: str, *, landing: str = "landing", share: str | None = "share"
+        self,
+        root: Path,
+        name: str,
+        *,
+        landing: str = "landing",
+        share: str | None = "share",
+        codec: str = "none",
     ) -> None:
-        telescope = {"work": name, "takeover_s": 1.0, "share": share}
-        self.site = quick_site(root, telescope=telescope, link={"landing": landing})
+        sections = {
+            "telescope": {"work": name, "takeover_s": 1.0, "share": share},
+            "link": {"landing": landing},
+            "pack": {"codec": codec},
+        }
+        self.site = quick_site(root, **sections)
         self.journal = Journal(self.site.telescope.work / "journal.sqlite")
         self.link = RecordingLink(self.site.link.landing)
         self.events: list[Event] = []
@@ -163,6 +173,18 @@ def test_what_another_host_has_sent_counts_as_sent_and_says_by_whom(
     name = (tmp_path / "one" / "share.name").read_text().strip()
     assert {row.reason for row in two.journal.rows()} == {f"sent by {name}"}
     assert two.journal.transfers() == []
+
+
+@pytest.mark.parametrize("codec", ["none", "wavelet"])
+def test_every_host_makes_the_same_packet_of_a_ccd(tmp_path: Path, codec: str) -> None:
+    write_raw(tmp_path / "raw", 1)
+    made = []
+    for name in ("one", "two"):
+        host = Host(tmp_path, name, landing=f"cluster-{name}", share=None, codec=codec)
+        assert host.push().sent == 3
+        made.append({path.name: path.read_bytes() for path in host.link.landing.iterdir()})
+        host.journal.close()
+    assert made[0] == made[1]
 
 
 def test_what_the_far_side_has_of_a_dead_host_is_not_sent_again(

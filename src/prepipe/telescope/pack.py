@@ -77,8 +77,10 @@ class Packer:
     def pack(self, row: CcdRow) -> Written:
         """Write the packet of a CCD.
 
-        Its parameters say, besides what the codec did, when the raw file was found:
-        ``found_at``, seconds since 1970, so that the far side can tell the latency.
+        Its parameters say, besides what the codec did, when the raw file was last written:
+        ``found_at``, seconds since 1970, so that the far side can tell the latency. That is the
+        same for every host that sees the file, and so are the packet's bytes: whichever of them
+        sends it, the far side knows it again.
 
         Raises
         ------
@@ -104,7 +106,7 @@ class Packer:
     def _packed(self, row: CcdRow, state: State) -> PackedCcd:
         span = self._span(row, state)
         codec, parameters = self._codec(row.exposure.kind)
-        notes = {"found_at": row.found_at}
+        notes = {"found_at": state[1] / 1e9}
         return pack_ccd(row.raw, span, row.exposure, row.ccd, codec, parameters, notes=notes)
 
     def _codec(self, kind: Kind) -> tuple[str, dict[str, object]]:
