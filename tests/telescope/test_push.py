@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from telescope_end import (
     CAMERA,
+    RecordingLink,
     Telescope,
     exposures_of,
     in_background,
@@ -25,6 +26,7 @@ from tiny_raw import packet_names, raw_bytes, write_raw
 
 from prepipe.codec.packet import decode, read_header, verify
 from prepipe.errors import ConfigError, LinkError, StorageError
+from prepipe.link.base import Held
 from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
@@ -217,6 +219,29 @@ def test_a_raw_file_rewritten_while_its_ccds_are_under_way_is_sent_anew(
         sent, wanted = telescope.landing / name, fresh.landing / name
         assert read_header(sent).pixel_checksum == read_header(wanted).pixel_checksum
     fresh.journal.close()
+
+
+def test_a_ccd_that_changed_before_it_was_sent_is_sent_though_the_line_goes_down_first(
+    telescope: Telescope,
+) -> None:
+    class NamesAndSizes(RecordingLink):
+        def inventory(self) -> dict[str, Held]:
+            return {name: Held(held.size, "") for name, held in super().inventory().items()}
+
+    path = write_raw(telescope.raw, 1, (25,), compressed=False)
+    telescope.link = NamesAndSizes(telescope.landing)
+    telescope.link.fault = lambda: LinkError("host: no way to it")
+    telescope.push()
+    (packed,) = telescope.journal.rows(Stage.PACKED)
+    # it had arrived, and nobody knew; its raw file is rewritten, and as long as before
+    telescope.landing.mkdir()
+    (telescope.landing / packed.packet).write_bytes(bytes(packed.packet_bytes))
+    faults = [LinkError("host: no way to it")]
+    telescope.link.fault = lambda: faults.pop() if faults else None
+    path.write_bytes(raw_bytes(1, (25,), seed=5, compressed=False))
+    report = telescope.push()
+    assert (report.sent, report.already_there) == (1, 0)
+    verify(telescope.landing / packed.packet)
 
 
 def test_a_ccd_returned_by_its_operator_is_sent_again(telescope: Telescope) -> None:

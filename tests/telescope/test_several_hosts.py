@@ -16,6 +16,7 @@ from tiny_raw import packet_names, quick_site, write_raw
 
 from prepipe.codec.packet import verify
 from prepipe.config import Method
+from prepipe.errors import LinkError
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
 from prepipe.telescope import Event, Happening, Push, Report
@@ -225,6 +226,25 @@ def test_end_of_night_at_one_host_sends_what_is_missing_of_anothers(
     two.use_method(Method.END_OF_NIGHT)
     assert two.push().sent == 1
     assert two.link.sent == [PACKET]
+
+
+def test_what_a_host_packed_and_another_sent_is_neither_sent_nor_archived_by_it(
+    tmp_path: Path,
+) -> None:
+    write_raw(tmp_path / "raw", 1)
+    one, two = Host(tmp_path, "one", codec="wavelet"), Host(tmp_path, "two")
+    one.link.fault = lambda: LinkError("host: no way to it")
+    assert one.push().sent == 0
+    assert len(one.journal.rows(Stage.PACKED)) == 3
+    assert two.push().sent == 3
+    one.link.fault = lambda: None
+    one.push()
+    one.use_method(Method.END_OF_NIGHT)
+    report = one.push()
+    assert (report.succeeded, report.sent, one.link.sent) == (True, 0, [])
+    assert one.journal.originals() == []
+    for host in (one, two):
+        host.journal.close()
 
 
 def test_a_share_that_goes_away_is_waited_for(tmp_path: Path, two_hosts: tuple[Host, Host]) -> None:

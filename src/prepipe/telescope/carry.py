@@ -135,12 +135,25 @@ class Carrier:
             took = time.monotonic() - began
             self._far_side.note(packet.name, Held(row.packet_bytes, row.file_checksum))
         self._journal.advance(key, Stage.SENT, took)
+        with self._lock:
+            self._changed.discard(key)
         self._remove(packet)
         return Carried(row.packet_bytes, already_there, time.time() - (row.found_at or time.time()))
 
     def leave(self, row: CcdRow, to: str) -> None:
-        """Note that a CCD is at the far side, though it was not sent from here."""
-        self._journal.advance(row.key, Stage.SENT, reason=f"sent by {to}" if to else "")
+        """Note that a CCD is at the far side, though it was not sent from here.
+
+        What was packed of it here is forgotten: the far side need not hold just that, and its
+        original is for whoever sent it to archive.
+        """
+        forgotten: dict[str, Any] = {
+            "packet": "",
+            "packet_bytes": 0,
+            "codec": "",
+            "file_checksum": "",
+        }
+        reason = f"sent by {to}" if to else ""
+        self._journal.advance(row.key, Stage.SENT, reason=reason, **forgotten)
         if row.packet:
             self._remove(self._directory / row.packet)
 
@@ -178,9 +191,7 @@ class Carrier:
     def _is_first_time(self, row: CcdRow) -> bool:
         """Whether it was never sent: what was comes back only to be sent again."""
         with self._lock:
-            changed = row.key in self._changed
-            self._changed.discard(row.key)
-        return row.sent_at is None and not changed
+            return row.sent_at is None and row.key not in self._changed
 
     def _remove(self, packet: Path) -> None:
         with storage_errors(packet):
