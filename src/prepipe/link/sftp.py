@@ -55,6 +55,7 @@ class SftpLink:
     """
 
     concurrency = 4
+    recognises = False
 
     def __init__(self, settings: config.Link) -> None:
         for program in ("sftp", "ssh"):
@@ -75,7 +76,9 @@ class SftpLink:
         port = f":{self._settings.port}" if self._settings.port else ""
         return f"{user}{self._settings.host}{port}"
 
-    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
+    def send(
+        self, packet: Path, urgency: int = 0, place: str = "", *, may_be_there: bool = False
+    ) -> bool:
         """Put a packet into the landing directory; see `Link.send`.
 
         It arrives as ``.NAME.TOKEN.part`` and is renamed once it is whole and on disk. The
@@ -104,7 +107,7 @@ class SftpLink:
             if _size_in(sftp.ask(steps)) == size:
                 sftp.ask([f"rename {partial} {packet.name}"])
                 if sftp.finish():
-                    return
+                    return False
             sftp.finish()
         self._made.discard(directory)
         if not sftp.disconnected:
