@@ -34,11 +34,12 @@ class CountingLink(LocalLink):
         self.log = log
         self.pause_s = pause_s
 
-    def send(self, packet: Path, urgency: int = 0) -> None:
+    def send(self, packet: Path, urgency: int = 0, *, may_be_there: bool = False) -> bool:
         super().send(packet, urgency)
         with self.log.open("a") as stream:
             stream.write(f"{packet.name}\n")
         time.sleep(self.pause_s)
+        return False
 
 
 def main(root: Path, name: str = "") -> int:

@@ -61,12 +61,13 @@ class RecordingLink(LocalLink):
         self.sent: list[str] = []
         self.fault: Callable[[], Exception | None] = lambda: None
 
-    def send(self, packet: Path, urgency: int = 0) -> None:
+    def send(self, packet: Path, urgency: int = 0, *, may_be_there: bool = False) -> bool:
         if error := self.fault():
             raise error
         self.begun.append(packet.name)
         super().send(packet, urgency)
         self.sent.append(packet.name)
+        return False
 
 
 class HoldingLink(RecordingLink):
@@ -80,13 +81,13 @@ class HoldingLink(RecordingLink):
         self.let_go = threading.Event()
         self.closed = threading.Event()
 
-    def send(self, packet: Path, urgency: int = 0) -> None:
+    def send(self, packet: Path, urgency: int = 0, *, may_be_there: bool = False) -> bool:
         self.under_way.append(packet.name)
         self.urgencies.append(urgency)
         while not self.let_go.wait(0.01):
             if self.closed.is_set():
                 raise LinkError("host: the link was closed")
-        super().send(packet, urgency)
+        return super().send(packet, urgency)
 
     def close(self) -> None:
         self.closed.set()

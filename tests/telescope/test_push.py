@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from telescope_end import (
     CAMERA,
+    RecordingLink,
     Telescope,
     exposures_of,
     in_background,
@@ -25,6 +26,7 @@ from tiny_raw import packet_names, raw_bytes, write_raw
 
 from prepipe.codec.packet import decode, read_header, verify
 from prepipe.errors import ConfigError, LinkError, StorageError
+from prepipe.link.base import Held
 from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
@@ -41,15 +43,12 @@ def test_every_ccd_of_what_is_there_is_sent(telescope: Telescope) -> None:
     assert telescope.stages() == {Stage.SENT: 6}
 
 
-def test_packets_arrive_sound_and_say_when_their_file_was_found(telescope: Telescope) -> None:
-    before = time.time()
-    write_raw(telescope.raw, 1)
+def test_packets_arrive_sound_and_say_when_their_file_was_written(telescope: Telescope) -> None:
+    written_at = write_raw(telescope.raw, 1).stat().st_mtime
     telescope.push()
     for path in telescope.landing.iterdir():
         packet = verify(path)
-        found_at = packet.parameters["found_at"]
-        assert isinstance(found_at, float)
-        assert before <= found_at <= time.time()
+        assert packet.parameters["found_at"] == pytest.approx(written_at, abs=1e-3)
         assert decode(path).pixels.shape == (32, 48)
 
 
@@ -220,6 +219,29 @@ def test_a_raw_file_rewritten_while_its_ccds_are_under_way_is_sent_anew(
         sent, wanted = telescope.landing / name, fresh.landing / name
         assert read_header(sent).pixel_checksum == read_header(wanted).pixel_checksum
     fresh.journal.close()
+
+
+def test_a_ccd_that_changed_before_it_was_sent_is_sent_though_the_line_goes_down_first(
+    telescope: Telescope,
+) -> None:
+    class NamesAndSizes(RecordingLink):
+        def inventory(self) -> dict[str, Held]:
+            return {name: Held(held.size, "") for name, held in super().inventory().items()}
+
+    path = write_raw(telescope.raw, 1, (25,), compressed=False)
+    telescope.link = NamesAndSizes(telescope.landing)
+    telescope.link.fault = lambda: LinkError("host: no way to it")
+    telescope.push()
+    (packed,) = telescope.journal.rows(Stage.PACKED)
+    # it had arrived, and nobody knew; its raw file is rewritten, and as long as before
+    telescope.landing.mkdir()
+    (telescope.landing / packed.packet).write_bytes(bytes(packed.packet_bytes))
+    faults = [LinkError("host: no way to it")]
+    telescope.link.fault = lambda: faults.pop() if faults else None
+    path.write_bytes(raw_bytes(1, (25,), seed=5, compressed=False))
+    report = telescope.push()
+    assert (report.sent, report.already_there) == (1, 0)
+    verify(telescope.landing / packed.packet)
 
 
 def test_a_ccd_returned_by_its_operator_is_sent_again(telescope: Telescope) -> None:

@@ -16,6 +16,7 @@ from tiny_raw import packet_names, quick_site, write_raw
 
 from prepipe.codec.packet import verify
 from prepipe.config import Method
+from prepipe.errors import LinkError
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
 from prepipe.telescope import Event, Happening, Push, Report
@@ -28,10 +29,20 @@ class Host:
     """A push with a directory of its own, on a raw directory that it shares."""
 
     def __init__(
-        self, root: Path, name: str, *, landing: str = "landing", share: str | None = "share"
+        self,
+        root: Path,
+        name: str,
+        *,
+        landing: str = "landing",
+        share: str | None = "share",
+        codec: str = "none",
     ) -> None:
-        telescope = {"work": name, "takeover_s": 1.0, "share": share}
-        self.site = quick_site(root, telescope=telescope, link={"landing": landing})
+        sections = {
+            "telescope": {"work": name, "takeover_s": 1.0, "share": share},
+            "link": {"landing": landing},
+            "pack": {"codec": codec},
+        }
+        self.site = quick_site(root, **sections)
         self.journal = Journal(self.site.telescope.work / "journal.sqlite")
         self.link = RecordingLink(self.site.link.landing)
         self.events: list[Event] = []
@@ -165,6 +176,18 @@ def test_what_another_host_has_sent_counts_as_sent_and_says_by_whom(
     assert two.journal.transfers() == []
 
 
+@pytest.mark.parametrize("codec", ["none", "wavelet"])
+def test_every_host_makes_the_same_packet_of_a_ccd(tmp_path: Path, codec: str) -> None:
+    write_raw(tmp_path / "raw", 1)
+    made = []
+    for name in ("one", "two"):
+        host = Host(tmp_path, name, landing=f"cluster-{name}", share=None, codec=codec)
+        assert host.push().sent == 3
+        made.append({path.name: path.read_bytes() for path in host.link.landing.iterdir()})
+        host.journal.close()
+    assert made[0] == made[1]
+
+
 def test_what_the_far_side_has_of_a_dead_host_is_not_sent_again(
     tmp_path: Path, two_hosts: tuple[Host, Host]
 ) -> None:
@@ -203,6 +226,25 @@ def test_end_of_night_at_one_host_sends_what_is_missing_of_anothers(
     two.use_method(Method.END_OF_NIGHT)
     assert two.push().sent == 1
     assert two.link.sent == [PACKET]
+
+
+def test_what_a_host_packed_and_another_sent_is_neither_sent_nor_archived_by_it(
+    tmp_path: Path,
+) -> None:
+    write_raw(tmp_path / "raw", 1)
+    one, two = Host(tmp_path, "one", codec="wavelet"), Host(tmp_path, "two")
+    one.link.fault = lambda: LinkError("host: no way to it")
+    assert one.push().sent == 0
+    assert len(one.journal.rows(Stage.PACKED)) == 3
+    assert two.push().sent == 3
+    one.link.fault = lambda: None
+    one.push()
+    one.use_method(Method.END_OF_NIGHT)
+    report = one.push()
+    assert (report.succeeded, report.sent, one.link.sent) == (True, 0, [])
+    assert one.journal.originals() == []
+    for host in (one, two):
+        host.journal.close()
 
 
 def test_a_share_that_goes_away_is_waited_for(tmp_path: Path, two_hosts: tuple[Host, Host]) -> None:

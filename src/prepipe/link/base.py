@@ -46,11 +46,17 @@ class Link(Protocol):
     ----------
     concurrency : int
         Packets that may be under way at the same time, and are worth it.
+    recognises : bool
+        Whether `send` can ask what the far side holds of a packet, wherever it came from: then
+        nobody needs an inventory before sending.
     """
 
     concurrency: int
+    recognises: bool
 
-    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
+    def send(
+        self, packet: Path, urgency: int = 0, place: str = "", *, may_be_there: bool = False
+    ) -> bool:
         """Put a packet into the landing directory, whole, under its own name.
 
         Parameters
@@ -62,6 +68,14 @@ class Link(Protocol):
         place : str
             One of `PLACES`. An original that the archive has already is not sent again, where the
             link can tell by its checksum.
+        may_be_there : bool
+            Whether somebody may have sent it before, in part or whole: a link that recognises it
+            asks first, and sends what is missing.
+
+        Returns
+        -------
+        bool
+            Whether it was there already, as far as the link can tell, and nothing had to be sent.
 
         Raises
         ------

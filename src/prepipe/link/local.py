@@ -32,11 +32,14 @@ class LocalLink:
     """
 
     concurrency = 2
+    recognises = False
 
     def __init__(self, landing: Path) -> None:
         self.landing = landing
 
-    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
+    def send(
+        self, packet: Path, urgency: int = 0, place: str = "", *, may_be_there: bool = False
+    ) -> bool:
         """Put a packet into the landing directory; see `Link.send`.
 
         Raises
@@ -53,7 +56,7 @@ class LocalLink:
         with storage_errors(packet):
             packet.stat()
         if place and _is_there(final, packet):
-            return
+            return True
         try:
             with atomic_path(final) as partial:
                 _link_or_copy(packet, partial)
@@ -62,6 +65,7 @@ class LocalLink:
             if isinstance(cause, OSError) and cause.errno in _FULL:
                 raise
             raise LinkError(f"landing directory {error}") from error
+        return False
 
     def inventory(self) -> dict[str, Held]:
         """The packets there; see `Link.inventory`. A checksum is computed when it is asked for.

@@ -56,6 +56,7 @@ class SftpLink:
     """
 
     concurrency = 4
+    recognises = False
 
     def __init__(self, settings: config.Link) -> None:
         openssh.need_programs("sftp", "ssh")
@@ -69,7 +70,9 @@ class SftpLink:
         self._talking_lock = threading.Lock()
         self._closed = False
 
-    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
+    def send(
+        self, packet: Path, urgency: int = 0, place: str = "", *, may_be_there: bool = False
+    ) -> bool:
         """Put a packet into the landing directory; see `Link.send`.
 
         It arrives as ``.NAME.TOKEN.part`` and is renamed once it is whole and on disk. The
@@ -98,7 +101,7 @@ class SftpLink:
             if _size_in(sftp.ask(steps)) == size:
                 sftp.ask([f"rename {partial} {packet.name}"])
                 if sftp.finish():
-                    return
+                    return False
             sftp.finish()
         self._made.discard(directory)
         if not sftp.disconnected:

@@ -109,6 +109,7 @@ class SshLink:
 
     concurrency = 128
     """Packets that may be under way at a time; each is read from disk chunk by chunk."""
+    recognises = True
 
     def __init__(
         self, settings: config.Link, on_notice: Callable[[str], object] = lambda _: None
@@ -139,7 +140,9 @@ class SshLink:
         self.open()
         self._any_healthy()
 
-    def send(self, packet: Path, urgency: int = 0, place: str = "") -> None:
+    def send(
+        self, packet: Path, urgency: int = 0, place: str = "", *, may_be_there: bool = False
+    ) -> bool:
         """Put a packet into the landing directory; see `Link.send`.
 
         Parameters
@@ -149,6 +152,14 @@ class SshLink:
             Of several under way the highest goes first, chunk by chunk.
         place : str
             Empty, or ``archive`` for an original; the far side is asked first what it has of it.
+        may_be_there : bool
+            Whether it is asked so of another packet, too. It always is of one that was written
+            before the link was made, or that another try has begun.
+
+        Returns
+        -------
+        bool
+            Whether it was there already, and nothing had to be sent.
 
         Raises
         ------
@@ -160,7 +171,7 @@ class SshLink:
             If the far side cannot be reached, or does not take the packet.
         """
         known_place(place)
-        self._send(packet, urgency, place)
+        return self._send(packet, urgency, place, may_be_there or place == ARCHIVE)
 
     def send_in_vain(self, noise: Path) -> None:
         """Send a file that the far end acknowledges and throws away, to measure the link.
@@ -170,20 +181,20 @@ class SshLink:
         LinkError
             If the far side cannot be reached.
         """
-        self._send(noise, 0, TRIAL)
+        self._send(noise, 0, TRIAL, may_be_there=False)
 
-    def _send(self, packet: Path, urgency: int, place: str) -> None:
+    def _send(self, packet: Path, urgency: int, place: str, may_be_there: bool) -> bool:
         outgoing = Outgoing(packet)
         try:
             self.open()
-            self._bring_over(outgoing, urgency, place)
+            return self._bring_over(outgoing, urgency, place, may_be_there)
         finally:
             outgoing.close()
 
-    def _bring_over(self, packet: Outgoing, urgency: int, place: str) -> None:
+    def _bring_over(self, packet: Outgoing, urgency: int, place: str, may_be_there: bool) -> bool:
         # what another run or another try began may be there in parts
         known = packet.changed_at < self._began or packet.checksum in self._unfinished
-        ask_first = (known or place == ARCHIVE) and place != TRIAL
+        ask_first = (known or may_be_there) and place != TRIAL
         self._unfinished.add(packet.checksum)
         transfer = self._dealer.add(packet, place=place, urgency=urgency, ask_first=ask_first)
         try:
@@ -194,6 +205,8 @@ class SshLink:
             if transfer.error is not None:
                 raise transfer.error
             self._unfinished.discard(packet.checksum)
+            # asked again because the answer was lost, the far side says so of what was just sent
+            return transfer.already and not transfer.there
         finally:
             self._dealer.remove(transfer)
 

@@ -59,7 +59,9 @@ class Carrier:
         self._link = link
         self._far_side = far_side
         self._directory = directory
+        self._began = time.time()
         self._changed: set[CcdKey] = set()
+        self._old: set[CcdKey] = set()
         self._lock = threading.Lock()
 
     def pack(self, key: CcdKey) -> CcdRow | None:
@@ -82,21 +84,23 @@ class Carrier:
             return row
         began = time.monotonic()
         self._journal.begin(key, Stage.PACKED)
-        path, packet, size, file_checksum = self._packer.pack(row)
+        packed = self._packer.pack(row)
         facts: dict[str, Any] = {
-            "packet": path.name,
-            "packet_bytes": size,
-            "codec": packet.codec,
-            "checksum": packet.pixel_checksum,
-            "file_checksum": file_checksum,
+            "packet": packed.path.name,
+            "packet_bytes": packed.size,
+            "codec": packed.packet.codec,
+            "checksum": packed.packet.pixel_checksum,
+            "file_checksum": packed.checksum,
         }
         self._journal.advance(key, Stage.PACKED, time.monotonic() - began, **facts)
-        if row.checksum not in ("", packet.pixel_checksum):
-            with self._lock:
+        with self._lock:
+            if row.checksum not in ("", packed.packet.pixel_checksum):
                 self._changed.add(key)
+            if packed.raw_written_at < self._began:
+                self._old.add(key)
         return replace(row, stage=Stage.PACKED, **facts)
 
-    def send(self, key: CcdKey, urgency: int, held: Held | None) -> Carried | None:
+    def send(self, key: CcdKey, urgency: int, held: Held | None, inherited: bool) -> Carried | None:
         """Send the packet of a CCD, unless the far side holds it.
 
         The packet is removed here only after the journal says that it was sent.
@@ -107,7 +111,9 @@ class Carrier:
         urgency : int
             As `Link.send` takes it.
         held : Held or None
-            What the far side holds under the packet's name.
+            What the far side holds under the packet's name, where that was asked.
+        inherited : bool
+            Whether somebody else may have sent it, wholly or in part.
 
         Returns
         -------
@@ -131,16 +137,32 @@ class Carrier:
         if not already_there:
             self._journal.begin(key, Stage.SENT)
             began = time.monotonic()
-            self._link.send(packet, urgency)
-            took = time.monotonic() - began
+            # an earlier push whose journal was lost may have sent what is older than this one
+            may_be_there = inherited or key in self._old
+            already_there = self._link.send(packet, urgency, may_be_there=may_be_there)
+            took = 0.0 if already_there else time.monotonic() - began
             self._far_side.note(packet.name, Held(row.packet_bytes, row.file_checksum))
         self._journal.advance(key, Stage.SENT, took)
+        with self._lock:
+            self._changed.discard(key)
+            self._old.discard(key)
         self._remove(packet)
         return Carried(row.packet_bytes, already_there, time.time() - (row.found_at or time.time()))
 
     def leave(self, row: CcdRow, to: str) -> None:
-        """Note that a CCD is at the far side, though it was not sent from here."""
-        self._journal.advance(row.key, Stage.SENT, reason=f"sent by {to}" if to else "")
+        """Note that a CCD is at the far side, though it was not sent from here.
+
+        What was packed of it here is forgotten: the far side need not hold just that, and its
+        original is for whoever sent it to archive.
+        """
+        forgotten: dict[str, Any] = {
+            "packet": "",
+            "packet_bytes": 0,
+            "codec": "",
+            "file_checksum": "",
+        }
+        reason = f"sent by {to}" if to else ""
+        self._journal.advance(row.key, Stage.SENT, reason=reason, **forgotten)
         if row.packet:
             self._remove(self._directory / row.packet)
 
@@ -178,9 +200,7 @@ class Carrier:
     def _is_first_time(self, row: CcdRow) -> bool:
         """Whether it was never sent: what was comes back only to be sent again."""
         with self._lock:
-            changed = row.key in self._changed
-            self._changed.discard(row.key)
-        return row.sent_at is None and not changed
+            return row.sent_at is None and row.key not in self._changed
 
     def _remove(self, packet: Path) -> None:
         with storage_errors(packet):

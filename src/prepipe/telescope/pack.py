@@ -43,12 +43,15 @@ class Written(NamedTuple):
         bytes
     checksum : str
         xxh3-128 of the file, hexadecimal.
+    raw_written_at : float
+        When the raw file was last written, s since 1970.
     """
 
     path: Path
     packet: Packet
     size: int
     checksum: str
+    raw_written_at: float
 
 
 class Packer:
@@ -77,8 +80,10 @@ class Packer:
     def pack(self, row: CcdRow) -> Written:
         """Write the packet of a CCD.
 
-        Its parameters say, besides what the codec did, when the raw file was found:
-        ``found_at``, seconds since 1970, so that the far side can tell the latency.
+        Its parameters say, besides what the codec did, when the raw file was last written:
+        ``found_at``, seconds since 1970, so that the far side can tell the latency. That is the
+        same for every host that sees the file, and so are the packet's bytes: whichever of them
+        sends it, the far side knows it again.
 
         Raises
         ------
@@ -99,12 +104,12 @@ class Packer:
                 raise _rewritten(row.raw)
         path = write_packet(self._directory, packed)
         checksum = xxhash.xxh3_128_hexdigest(packed.content)
-        return Written(path, packed.packet, len(packed.content), checksum)
+        return Written(path, packed.packet, len(packed.content), checksum, _written_at(state))
 
     def _packed(self, row: CcdRow, state: State) -> PackedCcd:
         span = self._span(row, state)
         codec, parameters = self._codec(row.exposure.kind)
-        notes = {"found_at": row.found_at}
+        notes = {"found_at": _written_at(state)}
         return pack_ccd(row.raw, span, row.exposure, row.ccd, codec, parameters, notes=notes)
 
     def _codec(self, kind: Kind) -> tuple[str, dict[str, object]]:
@@ -140,6 +145,11 @@ def registered_state(raw: Path, known: KnownFiles) -> State:
     if not known.known_file(raw, *state):
         raise _rewritten(raw)
     return state
+
+
+def _written_at(state: State) -> float:
+    """When a raw file was last written, s since 1970."""
+    return state[1] / 1e9
 
 
 def _rewritten(raw: Path) -> StorageError:

@@ -205,8 +205,8 @@ class Traffic:
             self._packers.begin(row, self._carrier.pack, row.key)
 
     def _start_sending(self) -> None:
-        """Send what is packed; the far side is asked first what it has already."""
-        if self._schedule.front and not self._far_side.answered:
+        """Send what is packed; unless the link does so itself, the far side is asked first."""
+        if self._schedule.front and not (self._link.recognises or self._far_side.answered):
             if not self._far_side.is_wanted:
                 self._far_side.want()
             return
@@ -217,7 +217,8 @@ class Traffic:
             self._schedule.sending[row.key] = row
             held = self._far_side.held.get(row.packet)
             rank = urgency(self._settings, row)
-            self._senders.begin(row, self._carrier.send, row.key, rank, held)
+            inherited = row.exposure in self._inherited
+            self._senders.begin(row, self._carrier.send, row.key, rank, held, inherited)
 
     def _next_of_ours(self, take: Callable[[], CcdRow | None]) -> CcdRow | None:
         """The next CCD that is this host's, and that the far side has not got from another."""
@@ -228,10 +229,11 @@ class Traffic:
                 continue
             if not standing.inherited:
                 return row
-            if not self._far_side_was_asked_since(row, standing):
+            if not self._knows_what_arrived(row, standing):
                 self._schedule.put_back(row)
                 return None
-            if row.sent_at is not None or packet_name(row) not in self._far_side.held:
+            is_missing = packet_name(row) not in self._far_side.held
+            if self._link.recognises or row.sent_at is not None or is_missing:
                 return row
             self._carrier.leave(row, standing.owner)
             self._note_sent(row, Carried(row.packet_bytes, already_there=True, latency_s=0.0))
@@ -243,13 +245,13 @@ class Traffic:
         else:
             self._course.leave_to_others(self._claims.look_again_s)
 
-    def _far_side_was_asked_since(self, row: CcdRow, standing: Standing) -> bool:
-        """Whether it is known what arrived of an exposure before it was this host's."""
+    def _knows_what_arrived(self, row: CcdRow, standing: Standing) -> bool:
+        """Whether the far side was asked since an exposure is this host's; the link may do so."""
+        if standing.owner and row.sent_at is None:
+            text = f"exposure {row.exposure.number} from {standing.owner}"
+            self._tell(Event(Happening.TAKEN_OVER, text, key=row.key, path=row.raw))
         if standing.owner or row.exposure not in self._inherited:
-            self._inherited[row.exposure] = self._far_side.want()
-            if standing.owner and row.sent_at is None:
-                text = f"exposure {row.exposure.number} from {standing.owner}"
-                self._tell(Event(Happening.TAKEN_OVER, text, key=row.key, path=row.raw))
+            self._inherited[row.exposure] = 0 if self._link.recognises else self._far_side.want()
         return self._far_side.answered >= self._inherited[row.exposure]
 
     def pause(self, seconds: float, stop: threading.Event) -> None:
