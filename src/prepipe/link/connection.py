@@ -37,7 +37,7 @@ from prepipe.link.protocol import (
     Welcome,
     frame,
 )
-from prepipe.link.sockets import begin_anew, sockets_of
+from prepipe.link.sockets import begin_anew, sockets_of, state_of
 
 __all__ = ["Connection", "State", "our_fault"]
 
@@ -140,6 +140,14 @@ class Connection:
     def in_flight(self) -> int:
         """Chunks sent and not acknowledged."""
         return len(self._out)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it is one that a lost packet slows for long, and has lost some."""
+        if self.congestion == "bbr" or not self.sockets:
+            return False
+        state = state_of(self.sockets[0])
+        return state is not None and state.retransmitted > 0
 
     def silent_s(self) -> float:
         """Seconds that an answer is overdue; 0 if none is awaited."""

@@ -31,6 +31,7 @@ _GOODBYE_S = 1.0
 _ALIVE = 5, 6
 """ssh gives a connection up after 30 s without an answer."""
 _FEW_TRIES = 3
+_AT_REST_S = 1.0
 
 
 class Pool:
@@ -78,6 +79,7 @@ class Pool:
         self._down_since = float("-inf")
         self._verdict_at = float("-inf")
         self._broken = ""
+        self._busy_at = float("-inf")
         self.speed = Speed()
         self.connections: tuple[Connection, ...] = ()
         self.trouble = ""
@@ -183,6 +185,7 @@ class Pool:
         self._tuning.share_out(healthy)
         complete = len(healthy) >= self._tuning.wanted
         self._tuning.follow(now, self.acknowledged_bytes, complete=complete)
+        self._replace_worn(now)
         self._open_what_is_missing(now, len(healthy))
         self._note_whether_down(now, bool(healthy))
         self._dealer.give_up(self.why_give_up)
@@ -245,6 +248,20 @@ class Pool:
         for each in self.connections:
             if each.state in unneeded:
                 each.abandon()
+
+    def _replace_worn(self, now: float) -> None:
+        """Between two exposures, change connections that have lost packets for fresh ones.
+
+        Without BBR a loss halves what a connection dares to have under way, and at 240 ms it
+        takes minutes to recover; a fresh one doubles it every round trip.
+        """
+        if not self._dealer.is_empty:
+            self._busy_at = now
+        healthy = self.healthy()
+        if now - self._busy_at < _AT_REST_S or len(healthy) < self._tuning.wanted:
+            return
+        for each in [each for each in healthy if each.is_worn][: (len(healthy) + 1) // 2]:
+            each.leave()
 
     def _open_what_is_missing(self, now: float, healthy: int) -> None:
         opening = sum(each.state is State.OPENING for each in self.connections)
