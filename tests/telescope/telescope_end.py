@@ -59,6 +59,7 @@ class RecordingLink(LocalLink):
         super().__init__(landing)
         self.begun: list[str] = []
         self.sent: list[str] = []
+        self.prepared = 0
         self.fault: Callable[[], Exception | None] = lambda: None
 
     def send(self, packet: Path, urgency: int = 0) -> None:
@@ -67,6 +68,9 @@ class RecordingLink(LocalLink):
         self.begun.append(packet.name)
         super().send(packet, urgency)
         self.sent.append(packet.name)
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
 
 class HoldingLink(RecordingLink):

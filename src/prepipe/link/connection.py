@@ -142,9 +142,15 @@ class Connection:
         return len(self._out)
 
     @property
+    def is_forgetful(self) -> bool:
+        """Whether idling and losses let it forget how much it may have under way."""
+        # before it has a share, its kernel has not been asked
+        return self.share > 0 and self.congestion != "bbr"
+
+    @property
     def is_worn(self) -> bool:
-        """Whether it is one that a lost packet slows for long, and has lost some."""
-        if self.congestion == "bbr" or not self.sockets:
+        """Whether it has lost packets, and is one that this slows for long."""
+        if not self.is_forgetful or not self.sockets:
             return False
         state = state_of(self.sockets[0])
         return state is not None and state.retransmitted > 0

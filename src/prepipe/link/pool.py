@@ -32,6 +32,8 @@ _ALIVE = 5, 6
 """ssh gives a connection up after 30 s without an answer."""
 _FEW_TRIES = 3
 _AT_REST_S = 1.0
+_WARM_UP_S = 2.0
+_EXPECTED_S = 10.0
 
 
 class Pool:
@@ -76,6 +78,7 @@ class Pool:
         self._welcomed: set[Connection] = set()
         self._past_bytes = 0
         self._shared = False
+        self._warm = False
         self._down_since = float("-inf")
         self._verdict_at = float("-inf")
         self._broken = ""
@@ -91,6 +94,20 @@ class Pool:
                 self._down_since = time.monotonic()
                 self._thread = threading.Thread(target=self._run, name="link", daemon=True)
                 self._thread.start()
+
+    def prepare(self) -> None:
+        """Connect, and have connections up to speed for what comes within the next 10 s.
+
+        Without BBR one that idles for half a second begins anew, and at 240 ms takes five round
+        trips to its full speed.
+        """
+        self.open()
+        if any(each.is_forgetful for each in self.healthy()):
+            self._make_noise(_EXPECTED_S)
+
+    def _make_noise(self, seconds: float) -> None:
+        if self._tuning.starts_slowly:
+            self._dealer.make_noise(seconds)
 
     def close(self) -> None:
         """Close all connections; those that do not end by themselves soon are killed."""
@@ -185,6 +202,10 @@ class Pool:
         self._tuning.share_out(healthy)
         complete = len(healthy) >= self._tuning.wanted
         self._tuning.follow(now, self.acknowledged_bytes, complete=complete)
+        if complete and not self._warm:
+            # else the first exposure would do it
+            self._warm = True
+            self._make_noise(_WARM_UP_S)
         self._replace_worn(now)
         self._open_what_is_missing(now, len(healthy))
         self._note_whether_down(now, bool(healthy))
@@ -255,7 +276,7 @@ class Pool:
         Without BBR a loss halves what a connection dares to have under way, and at 240 ms it
         takes minutes to recover; a fresh one doubles it every round trip.
         """
-        if not self._dealer.is_empty:
+        if self._dealer.makes_noise or not self._dealer.is_empty:
             self._busy_at = now
         healthy = self.healthy()
         if now - self._busy_at < _AT_REST_S or len(healthy) < self._tuning.wanted:

@@ -161,6 +161,10 @@ class SshLink:
         known_place(place)
         self._send(packet, urgency, place)
 
+    def prepare(self) -> None:
+        """Packets will come within seconds: open connections, and get them up to speed."""
+        self._pool.prepare()
+
     def send_in_vain(self, noise: Path) -> None:
         """Send a file that the far end acknowledges and throws away, to measure the link.
 
