@@ -1,7 +1,8 @@
 """The telescope's end: a process that opens one link, sends what it is told to, and says when.
 
 It reads lines of JSON: the link's settings, then the paths of the packets of each round. It
-answers each with a line.
+answers each with a line. Before the first packet it prepares the link as a push does that sees
+the raw file grow, and waits for 1.5 s, as it does for the first packet to be packed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prepipe.errors import TransientError
 from prepipe.link import Link, open_link
 
 AGAIN_S = 0.5
+PACKING_S = 1.5
 
 
 def main() -> None:
@@ -32,6 +34,8 @@ def main() -> None:
 
 def send_all(link: Link, packets: list[Path]) -> dict[str, Any]:
     """Send all of them, as often as it takes."""
+    link.prepare()
+    time.sleep(PACKING_S)
     began = time.time()
     with ThreadPoolExecutor(link.concurrency) as threads:
         said = list(threads.map(lambda packet: send(link, packet), packets))

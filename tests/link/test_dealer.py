@@ -431,6 +431,56 @@ def test_whatever_may_be_new_to_deal_is_announced(table: Table) -> None:
     assert table.changes == announced + 5
 
 
+def test_noise_is_dealt_a_chunk_at_a_time_and_offered_each_time(table: Table) -> None:
+    table.dealer.make_noise(10.0)
+    task = table.dealer.deal("a")
+    assert task is not None and task.index == 0 and task.offer
+    assert task.transfer.offer.place == TRIAL
+    assert len(task.transfer.packet.chunk(0)) == task.transfer.offer.size
+    assert table.dealer.deal("a", in_flight=1) is None
+    assert table.dealer.deal("b") == task
+    assert table.dealer.deal("a") == task
+
+
+def test_noise_ends_by_itself_unless_it_is_asked_for_again(table: Table) -> None:
+    table.dealer.make_noise(10.0)
+    table.clock.now += 6.0
+    table.dealer.make_noise(10.0)
+    table.clock.now += 9.0
+    assert table.deal() is not None
+    table.clock.now += 1.0
+    assert table.deal() is None
+
+
+def test_a_file_ends_the_noise_at_once_and_for_good(table: Table) -> None:
+    table.dealer.make_noise(10.0)
+    transfer = table.add(1)
+    assert table.deal_all() == [(1, 0)]
+    table.acknowledge(transfer, 0)
+    table.dealer.committed(1)
+    assert table.deal() is None
+
+
+def test_no_noise_is_dealt_while_a_file_is_under_way(table: Table) -> None:
+    table.add(2)
+    table.dealer.make_noise(10.0)
+    assert table.deal_all("a") == [(1, 0), (1, 1)]
+    assert table.deal("b") is None
+
+
+def test_noise_counts_nowhere_and_is_not_missed(table: Table) -> None:
+    table.dealer.make_noise(10.0)
+    task = table.dealer.deal("a")
+    assert task is not None
+    assert table.dealer.is_empty and not table.dealer.has_chunks
+    assert table.dealer.bytes_left == 0
+    assert table.acknowledge(task.transfer, 0) == 0
+    table.deal("a")
+    table.dealer.leave("a")
+    table.clock.now += 10.0
+    assert table.deal("b") is None
+
+
 class Crossing(RuleBasedStateMachine):
     """Connections come, go, fall silent and speak again; the far side keeps what was written."""
 

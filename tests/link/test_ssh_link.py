@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -30,8 +32,10 @@ from ssh_links import (
 
 from prepipe.errors import LinkError, PacketError, StorageError
 from prepipe.files import content_checksum
-from prepipe.link import Held, open_link, pool, tuning
+from prepipe.link import Held, connection, open_link, pool, tuning
+from prepipe.link.connection import Connection, State
 from prepipe.link.protocol import MAX_FILE_BYTES
+from prepipe.link.sockets import SocketState
 from prepipe.link.ssh import SshLink
 
 
@@ -371,6 +375,153 @@ def test_a_number_of_connections_that_was_set_is_kept_whatever_the_kernel_refuse
         wait_for(lambda: link.notices)
         time.sleep(0.5)
         assert len(link.state().connections) == 1
+
+
+def wait_until_tuned(link: SshLink) -> None:
+    """Until two connections are open, and have their share of the line."""
+    wait_until_open(link, 2)
+    wait_for(lambda: [each.share > 0 for each in link._pool.healthy()] == [True, True])
+
+
+def heard(landing: Path) -> int:
+    """Bytes that the far ends have read."""
+    return sum(each.io_counters().read_chars for each in receivers(landing))
+
+
+@pytest.fixture
+def long_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line on which connections take long to get up to speed."""
+    monkeypatch.setattr(tuning.Tuning, "starts_slowly", True)
+    monkeypatch.setattr(pool, "_WARM_UP_S", 0.0)
+
+
+@pytest.mark.usefixtures("long_line")
+def test_what_is_sent_to_be_ready_without_bbr_lands_nowhere_and_makes_room_for_a_packet(
+    sshd: PrivateSshd, landing: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: False)
+    with linked(sshd, landing) as link:
+        wait_until_tuned(link)
+        before = heard(landing)
+        link.prepare()
+        wait_for(lambda: heard(landing) > before + 2_000_000)
+        state = link.state()
+        assert state.queued_bytes == state.mbit_s == 0
+        assert [each.sent_bytes for each in state.connections] == [0, 0]
+        assert list(landing.iterdir()) == []
+        sent = packet(here)
+        link.send(sent)
+        assert are_there(landing, [sent])
+        assert not link._dealer.makes_noise
+        assert sum(each.sent_bytes for each in link.state().connections) == 600_000
+
+
+@pytest.mark.usefixtures("long_line")
+@pytest.mark.parametrize("has_copies", [True, False])
+def test_with_bbr_nothing_is_sent_to_be_ready(
+    sshd: PrivateSshd, landing: Path, monkeypatch: pytest.MonkeyPatch, has_copies: bool
+) -> None:
+    if has_copies:
+        monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: True)
+    else:
+        monkeypatch.setattr(connection, "sockets_of", lambda _: [])
+        monkeypatch.setattr(tuning, "default_congestion_control", lambda: "bbr")
+    with linked(sshd, landing) as link:
+        wait_until_tuned(link)
+        link.prepare()
+        assert not link._dealer.makes_noise
+
+
+def test_to_be_ready_a_link_connects(link: SshLink) -> None:
+    link.prepare()
+    wait_for(lambda: count(link.state(), "open") == 2)
+
+
+@pytest.mark.parametrize("rate", [1.0, 400.0])
+def test_nothing_is_sent_to_be_ready_where_it_would_only_be_in_the_way(
+    sshd: PrivateSshd, landing: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """A chunk takes longer than connections need to get up to speed."""
+    monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: False)
+    with linked(sshd, landing, rate=rate) as link:
+        wait_until_tuned(link)
+        link.prepare()
+        assert not link._dealer.makes_noise
+
+
+def test_once_all_are_open_they_are_brought_up_to_speed(
+    sshd: PrivateSshd, landing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning.Tuning, "starts_slowly", True)
+    with linked(sshd, landing) as link:
+        wait_until_tuned(link)
+        wait_for(lambda: heard(landing) > 2_000_000)
+
+
+@pytest.fixture
+def lossy(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Descriptors of sockets on which the kernel is made to tell of lost packets."""
+    chosen: set[int] = set()
+    genuine = connection.state_of
+
+    def told(copy: socket.socket) -> SocketState | None:
+        state = genuine(copy)
+        return state and replace(state, retransmitted=3 * (copy.fileno() in chosen))
+
+    monkeypatch.setattr(connection, "state_of", told)
+    monkeypatch.setattr(pool, "_AT_REST_S", 0.3)
+    return chosen
+
+
+def lose_on_all(link: SshLink, lossy: set[int]) -> list[Connection]:
+    """The connections there are, which have lost packets from now on."""
+    there = link._pool.healthy()
+    lossy.update(each.fileno() for one in there for each in one.sockets)
+    if not lossy:
+        pytest.skip("this kernel gives no copy of a child's sockets")
+    return there
+
+
+def test_without_bbr_connections_that_lost_packets_are_changed_for_fresh_ones(
+    sshd: PrivateSshd,
+    landing: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lossy: set[int],
+) -> None:
+    monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: False)
+    with linked(sshd, landing) as link:
+        wait_until_tuned(link)
+        worn = lose_on_all(link, lossy)
+        wait_for(lambda: worn[0].state == worn[1].state == State.OVER)
+        lossy.clear()
+        wait_for(lambda: count(link.state(), "open") == 2)
+        sent = packet(here)
+        link.send(sent)
+    assert are_there(landing, [sent])
+
+
+@pytest.mark.parametrize("why", ["bbr", "something is under way", "something is expected"])
+def test_connections_that_lost_packets_are_kept_with_bbr_and_while_they_are_needed(
+    sshd: PrivateSshd,
+    landing: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lossy: set[int],
+    why: str,
+) -> None:
+    monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: why == "bbr")
+    monkeypatch.setattr(tuning.Tuning, "starts_slowly", why == "something is expected")
+    with linked(sshd, landing, rate=4.0) as link:
+        wait_until_tuned(link)
+        if why == "something is under way":
+            in_background(link, packet(here, size=4_000_000))
+            wait_for(lambda: link.state().queued_bytes)
+        elif why == "something is expected":
+            link.prepare()
+        there = lose_on_all(link, lossy)
+        time.sleep(1.0)
+        assert link._pool.healthy() == there
 
 
 def test_those_that_are_open_share_the_whole_line(sshd: PrivateSshd, landing: Path) -> None:

@@ -59,6 +59,7 @@ class RecordingLink(LocalLink):
         super().__init__(landing)
         self.begun: list[str] = []
         self.sent: list[str] = []
+        self.prepared = 0
         self.fault: Callable[[], Exception | None] = lambda: None
 
     def send(self, packet: Path, urgency: int = 0, *, may_be_there: bool = False) -> bool:
@@ -68,6 +69,9 @@ class RecordingLink(LocalLink):
         super().send(packet, urgency)
         self.sent.append(packet.name)
         return False
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
 
 class HoldingLink(RecordingLink):

@@ -17,7 +17,7 @@ from telescope_end import (
     in_background,
     wait_until,
 )
-from tiny_raw import packet_names, write_raw
+from tiny_raw import packet_names, raw_bytes, write_raw
 
 from prepipe.errors import LinkError
 from prepipe.files import content_checksum
@@ -52,6 +52,21 @@ def test_a_single_packer_fills_the_line(telescope: Telescope, held: HoldingLink)
     wait_until(lambda: telescope.stages() == {Stage.SENT: 12})
     end(telescope, stop, thread)
     assert Counter(held.sent) == Counter(packet_names([1], MANY))
+
+
+def test_the_line_is_got_ready_while_a_raw_file_grows_and_no_longer(telescope: Telescope) -> None:
+    path = telescope.raw / "DECam_00000001.fits.fz"
+    path.write_bytes(raw_bytes(1)[:-1000])
+    telescope.configure(telescope={"give_up_s": 60.0})
+    stop, thread = in_background(telescope)
+    wait_until(lambda: telescope.link.prepared > 1)
+    assert telescope.link.begun == []
+    path.write_bytes(raw_bytes(1))
+    wait_until(lambda: telescope.stages() == {Stage.SENT: 3})
+    before = telescope.link.prepared
+    time.sleep(0.2)
+    assert telescope.link.prepared == before
+    end(telescope, stop, thread)
 
 
 def test_a_new_exposure_overtakes_a_backlog_that_is_under_way(

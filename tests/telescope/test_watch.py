@@ -80,6 +80,32 @@ def test_a_file_comes_again_until_it_is_known(watched: Watched) -> None:
     assert watched.watcher.poll() == []
 
 
+def test_a_file_is_expected_while_it_grows_until_it_is_known(watched: Watched) -> None:
+    path = watched.directory / "DECam_00000001.fits.fz"
+    watched.watcher.poll()
+    assert not watched.watcher.expects_a_file
+    path.write_bytes(b"SIMPLE")
+    watched.watcher.poll()
+    assert watched.watcher.expects_a_file
+    watched.now += UNFINISHED_S
+    path.write_bytes(raw_bytes(1))
+    watched.watcher.poll()
+    assert watched.watcher.expects_a_file
+    (arrival,) = watched.watcher.poll()
+    assert watched.watcher.expects_a_file
+    watched.memory.remember(arrival)
+    watched.watcher.poll()
+    assert not watched.watcher.expects_a_file
+
+
+def test_nothing_is_expected_of_a_file_that_is_left_incomplete(watched: Watched) -> None:
+    (watched.directory / "DECam_00000001.fits.fz").write_bytes(raw_bytes(1)[:-1000])
+    watched.watcher.poll()
+    watched.now += UNFINISHED_S
+    watched.watcher.poll()
+    assert not watched.watcher.expects_a_file
+
+
 def test_files_there_at_the_start_count_unless_known_in_that_state(watched: Watched) -> None:
     known = write_raw(watched.directory, 1)
     write_raw(watched.directory, 2)

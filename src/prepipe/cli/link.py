@@ -87,7 +87,8 @@ def _show(trial: Trial) -> None:
     )
     typer.echo(
         f"{printable(trial.host)}: prepipe {printable(trial.prepipe)}, "
-        f"{trial.free_bytes / 1e9:,.1f} GB free where packets land; the first connection was open after {trial.opening_s:.1f} s"
+        f"{trial.free_bytes / 1e9:,.1f} GB free where packets land; "
+        f"the first connection was open after {trial.opening_s:.1f} s"
     )
     for notice in trial.notices:
         typer.echo(f"note: {printable(notice)}")

@@ -1,4 +1,4 @@
-"""`Link`: how packets reach the far side; a link is three methods wide."""
+"""`Link`: how packets reach the far side; a link is four methods wide."""
 
 from __future__ import annotations
 
@@ -85,6 +85,10 @@ class Link(Protocol):
         StorageError
             If the far side's disk is full, or the packet vanished here.
         """
+        ...
+
+    def prepare(self) -> None:
+        """Packets will come within seconds: get the line ready. Nothing is waited for."""
         ...
 
     def inventory(self) -> dict[str, Held]:

@@ -37,7 +37,7 @@ from prepipe.link.protocol import (
     Welcome,
     frame,
 )
-from prepipe.link.sockets import begin_anew, sockets_of
+from prepipe.link.sockets import begin_anew, sockets_of, state_of
 
 __all__ = ["Connection", "State", "our_fault"]
 
@@ -146,6 +146,20 @@ class Connection:
     def in_flight(self) -> int:
         """Chunks sent and not acknowledged."""
         return len(self._out)
+
+    @property
+    def is_forgetful(self) -> bool:
+        """Whether idling and losses let it forget how much it may have under way."""
+        # before it has a share, its kernel has not been asked
+        return self.share > 0 and self.congestion != "bbr"
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it has lost packets, and is one that this slows for long."""
+        if not self.is_forgetful or not self.sockets:
+            return False
+        state = state_of(self.sockets[0])
+        return state is not None and state.retransmitted > 0
 
     def silent_s(self) -> float:
         """Seconds that an answer is overdue; 0 if none is awaited."""

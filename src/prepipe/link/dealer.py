@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from prepipe.errors import PrepipeError, StorageError
-from prepipe.link.outgoing import Outgoing
+from prepipe.link.outgoing import Noise, Outgoing
 from prepipe.link.protocol import CHUNK_BYTES, TRIAL, Offer, chunk_count, from_bitmap
 
 __all__ = ["Dealer", "Task", "Transfer"]
@@ -45,7 +45,7 @@ class Transfer:
 
     Parameters
     ----------
-    packet : Outgoing
+    packet : Outgoing or Noise
     offer : Offer
     urgency : int
         The higher goes first; among equals the one that came first.
@@ -62,7 +62,7 @@ class Transfer:
         Whether it had been there before.
     """
 
-    packet: Outgoing
+    packet: Outgoing | Noise
     offer: Offer
     urgency: int
     added: float
@@ -154,6 +154,8 @@ class Dealer:
         self._transfers: dict[int, Transfer] = {}
         self._takers: set[Hashable] = set()
         self._numbers = 0
+        self._noise = _noise()
+        self._noise_until = -math.inf
         self.overdue_s = 2.0
         self.committed_at = -math.inf
 
@@ -179,8 +181,20 @@ class Dealer:
             (transfer.in_doubt if ask_first else transfer.todo).extend(range(transfer.count))
             self._transfers[offer.id] = transfer
             insort(self._queue, transfer, key=lambda each: each.rank)
+            self._noise_until = -math.inf
         self._on_change()
         return transfer
+
+    def make_noise(self, seconds: float) -> None:
+        """Deal noise for so long, or until a file comes; it counts nowhere."""
+        with self._lock:
+            self._noise_until = max(self._noise_until, self._clock() + seconds)
+        self._on_change()
+
+    @property
+    def makes_noise(self) -> bool:
+        """Whether noise is dealt when nothing else is there."""
+        return self._clock() < self._noise_until
 
     def remove(self, transfer: Transfer) -> None:
         """Forget a file."""
@@ -266,6 +280,8 @@ class Dealer:
                 return None
             if in_flight >= _ENOUGH_AT_THE_END and self._is_nearly_done():
                 return None
+            if not self._queue:
+                return self._next_noise(in_flight)
             # a backlog always has something fresh: what keeps a file from its end goes before
             return self._next_nudge(who) or self._next_chunk(who)
 
@@ -312,6 +328,12 @@ class Dealer:
                 if dealt.since < before and dealt.who != who and not dealt.again:
                     return self._dealt(who, transfer, index, again=True)
         return None
+
+    def _next_noise(self, in_flight: int) -> Task | None:
+        """A chunk at a time, so that what is real waits for no more than that."""
+        if in_flight or not self.makes_noise:
+            return None
+        return Task(self._noise, 0, offer=True)
 
     def _dealt(self, who: Hashable, transfer: Transfer, index: int, again: bool = False) -> Task:
         transfer.dealt[index] = _Dealt(who, self._clock(), again)
@@ -406,3 +428,9 @@ class Dealer:
                 transfer.error = error
                 transfer.already = already
                 transfer.over.set()
+
+
+def _noise() -> Transfer:
+    """One chunk, sent again and again; its number is that of no file, so that nobody counts it."""
+    offer = Offer(0, "noise_00000000_01.packet", CHUNK_BYTES, "0" * 32, TRIAL)
+    return Transfer(Noise(), offer, urgency=0, added=0.0)

@@ -67,6 +67,9 @@ class LocalLink:
             raise LinkError(f"landing directory {error}") from error
         return False
 
+    def prepare(self) -> None:
+        """Nothing has to be got ready."""
+
     def inventory(self) -> dict[str, Held]:
         """The packets there; see `Link.inventory`. A checksum is computed when it is asked for.
 

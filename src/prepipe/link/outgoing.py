@@ -14,7 +14,7 @@ from prepipe.files import storage_errors
 from prepipe.link.protocol import CHUNK_BYTES, MAX_FILE_BYTES
 from prepipe.names import parse_name
 
-__all__ = ["Outgoing"]
+__all__ = ["Noise", "Outgoing"]
 
 _READ_BYTES = 1 << 22
 
@@ -98,3 +98,14 @@ class Outgoing:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
             self._descriptor = -1
+
+
+class Noise:
+    """Stands for a file of which only the number of bytes counts."""
+
+    def __init__(self) -> None:
+        self._bytes = os.urandom(CHUNK_BYTES)
+
+    def chunk(self, _: int) -> bytes:
+        """Bytes that no compression makes fewer."""
+        return self._bytes

@@ -305,7 +305,7 @@ class Landing:
         """Whether an error is that of what stands under a name of this file, and of no other."""
         if isinstance(error, _ObstacleError):
             return True
-        if error.filename not in (offer.name, *_partial_names(offer)):
+        if error.filename not in (offer.name, *_partial_names(offer.name, offer.checksum)):
             return False
         if error.errno not in _NOT_ALLOWED:
             return error.errno in _OF_A_FILE

@@ -32,6 +32,9 @@ _ALIVE = 5, 6
 """ssh gives a connection up after 30 s without an answer."""
 _FEW_TRIES = 3
 _LONGEST_PAUSE_S = 30.0
+_AT_REST_S = 1.0
+_WARM_UP_S = 2.0
+_EXPECTED_S = 10.0
 
 
 class Pool:
@@ -76,9 +79,11 @@ class Pool:
         self._welcomed: set[Connection] = set()
         self._past_bytes = 0
         self._shared = False
+        self._warm = False
         self._down_since = float("-inf")
         self._verdict_at = float("-inf")
         self._broken = ""
+        self._busy_at = float("-inf")
         self.speed = Speed()
         self.connections: tuple[Connection, ...] = ()
         self.trouble = ""
@@ -90,6 +95,20 @@ class Pool:
                 self._down_since = time.monotonic()
                 self._thread = threading.Thread(target=self._run, name="link", daemon=True)
                 self._thread.start()
+
+    def prepare(self) -> None:
+        """Connect, and have connections up to speed for what comes within the next 10 s.
+
+        Without BBR one that idles for half a second begins anew, and at 240 ms takes five round
+        trips to its full speed.
+        """
+        self.open()
+        if any(each.is_forgetful for each in self.healthy()):
+            self._make_noise(_EXPECTED_S)
+
+    def _make_noise(self, seconds: float) -> None:
+        if self._tuning.starts_slowly:
+            self._dealer.make_noise(seconds)
 
     def close(self) -> None:
         """Close all connections; those that do not end by themselves soon are killed."""
@@ -201,6 +220,11 @@ class Pool:
         self._tuning.share_out(healthy)
         complete = len(healthy) >= self._tuning.wanted
         self._tuning.follow(now, self.acknowledged_bytes, complete=complete)
+        if complete and not self._warm:
+            # else the first exposure would do it
+            self._warm = True
+            self._make_noise(_WARM_UP_S)
+        self._replace_worn(now)
         self._open_what_is_missing(now, len(healthy))
         self._note_whether_down(now, bool(healthy))
         self._dealer.give_up(self.why_give_up)
@@ -263,6 +287,20 @@ class Pool:
         for each in self.connections:
             if each.state in unneeded:
                 each.abandon()
+
+    def _replace_worn(self, now: float) -> None:
+        """Between two exposures, change connections that have lost packets for fresh ones.
+
+        Without BBR a loss halves what a connection dares to have under way, and at 240 ms it
+        takes minutes to recover; a fresh one doubles it every round trip.
+        """
+        if self._dealer.makes_noise or not self._dealer.is_empty:
+            self._busy_at = now
+        healthy = self.healthy()
+        if now - self._busy_at < _AT_REST_S or len(healthy) < self._tuning.wanted:
+            return
+        for each in [each for each in healthy if each.is_worn][: (len(healthy) + 1) // 2]:
+            each.leave()
 
     def _open_what_is_missing(self, now: float, healthy: int) -> None:
         opening = sum(each.state is State.OPENING for each in self.connections)

@@ -144,7 +144,7 @@ class Offer(_Json):
         xxh3-128 of the whole file, hexadecimal.
     place : str
         Empty for the landing directory itself; ``archive`` for originals; ``trial`` for what is
-        acknowledged and thrown away, to measure the link.
+        acknowledged and thrown away, to measure the link or to get it up to speed.
     """
 
     KIND: ClassVar[int] = 2

@@ -108,6 +108,9 @@ class SftpLink:
             self._remove(enter, partial)
         raise self._error(sftp, f"{packet.name} was not sent")
 
+    def prepare(self) -> None:
+        """Nothing has to be got ready."""
+
     def inventory(self) -> dict[str, Held]:
         """The packets there, without checksums; see `Link.inventory`.
 

@@ -173,6 +173,10 @@ class SshLink:
         known_place(place)
         return self._send(packet, urgency, place, may_be_there or place == ARCHIVE)
 
+    def prepare(self) -> None:
+        """Packets will come within seconds: open connections, and get them up to speed."""
+        self._pool.prepare()
+
     def send_in_vain(self, noise: Path) -> None:
         """Send a file that the far end acknowledges and throws away, to measure the link.
 

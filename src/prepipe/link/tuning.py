@@ -75,6 +75,11 @@ class Tuning:
         """Of the line, as configured or found so far, Mbit/s."""
         return self._finder.rate if self._given is None else self._given
 
+    @property
+    def starts_slowly(self) -> bool:
+        """Whether a connection takes longer to get up to speed than to send a chunk."""
+        return CHUNK_BYTES / bytes_per_s(self.rate, self.wanted) < 2 * self._rtt_s
+
     def share_one(self) -> None:
         """All go through one connection of the user's own, which is not ours to tune."""
         self._shared = True
@@ -89,9 +94,13 @@ class Tuning:
         name = self._congestion
         if not name or self._shared:
             return
-        if copies and all(use_congestion_control(each, name) for each in copies):
+        if copies:
+            granted = all(use_congestion_control(each, name) for each in copies)
+        else:
+            granted = default_congestion_control() == name
+        if granted:
             connection.congestion = name
-        elif copies or default_congestion_control() != name:
+        else:
             self._do_without(name)
 
     def _do_without(self, name: str) -> None:

@@ -63,6 +63,7 @@ class Push:
         packets = site.telescope.work / "packets"
         self._site = site
         self._journal = journal
+        self._link = link
         self._camera = camera
         self._tell = on_event
         self._clock = time.monotonic
@@ -133,6 +134,8 @@ class Push:
         try:
             arrivals = self._watcher.poll()
             trouble = self._watcher.trouble
+            if self._watcher.expects_a_file:
+                self._link.prepare()
             for arrival in arrivals:
                 # Newer ones may have come meanwhile; those left over come again.
                 if stop.is_set() or (not self._once and self._clock() >= self._next_look):

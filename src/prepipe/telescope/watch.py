@@ -167,6 +167,12 @@ class Watcher:
             if pending.fault or not pending.stable
         }
 
+    @property
+    def expects_a_file(self) -> bool:
+        """Whether a file that is not known yet appeared or grew within the last seconds."""
+        now = self._clock()
+        return any(now - pending.since < UNFINISHED_S for pending in self._pending.values())
+
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         """Regular files of the right name, and links to such."""
         with os.scandir(self.directory) as entries:
