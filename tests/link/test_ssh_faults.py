@@ -280,21 +280,23 @@ def test_noise_in_the_middle_of_the_stream_costs_a_connection_and_nothing_else(
 def test_a_far_end_that_dies_again_and_again_is_not_asked_without_pause(
     sshd: PrivateSshd, landing: Path, here: Path, tmp_path: Path
 ) -> None:
-    """And what it took before it died is not sent again, so that a packet gets there."""
+    """The pauses between grow, whatever the machine does meanwhile."""
     born = tmp_path / "born"
     code = (
-        f"import sys\nwith open({str(born)!r}, 'a') as stream:\n    stream.write('x')\n"
+        f"import sys, time\nwith open({str(born)!r}, 'a') as stream:\n"
+        "    stream.write(f'{time.monotonic()}\\n')\n"
         "import os, threading\nthreading.Timer(0.5, os._exit, (3,)).start()\n"
         "from prepipe.cli import main\nmain()\n"
     )
     with linked(sshd, landing, command=far_script(tmp_path, code), connections=1) as link:
         sending = in_background(link, packet(here, size=50_000_000))
-        wait_for(lambda: born.exists() and len(born.read_text()) >= 2)
-        time.sleep(3.0)
-        assert len(born.read_text()) <= 6
+        wait_for(lambda: born.exists() and len(born.read_text().split()) >= 5)
         link.close()
         with suppress(LinkError):
             sending.result()
+    first, *_, before, last = (float(each) for each in born.read_text().split()[:5])
+    assert last - first > 4 * 0.25, "no faster than connections are opened"
+    assert last - before > 2.0, "a fourth life that was short costs a pause of four seconds"
 
 
 def test_a_disk_that_does_not_commit_is_an_error_once_patience_is_over(

@@ -358,21 +358,25 @@ def test_an_inventory_without_end_is_refused(
 def test_what_comes_late_of_one_inventory_is_not_taken_for_the_next(
     sshd: PrivateSshd, landing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first far end lists slowly: half of it in time, the other half afterwards."""
+    """The first far end lists half of it, and the other half only when it is asked again."""
     listed = [packet(landing, f"decam_00000001_{number:02d}.packet", 100) for number in range(1, 5)]
-    slow, asked = tmp_path / "slow", tmp_path / "asked"
-    slow.touch()
+    asked = tmp_path / "asked"
     code = (
         "import os, time\nfrom prepipe.link import far_end\n"
-        "far_end.PAGE = 1\npackets = far_end.FarEnd._packets\n"
+        "far_end.PAGE = 1\npackets, take = far_end.FarEnd._packets, far_end.FarEnd._take\n"
+        f"first, asked = not os.path.exists({str(asked)!r}), []\n"
+        "def note(self, message):\n"
+        "    if isinstance(message, far_end.ListFiles):\n"
+        "        asked.append(message)\n"
+        f"        open({str(asked)!r}, 'a').close()\n"
+        "    take(self, message)\n"
         "def slowly(self):\n"
-        f"    was_slow = os.path.exists({str(slow)!r})\n"
-        f"    open({str(asked)!r}, 'a').close()\n"
         "    for number, each in enumerate(packets(self)):\n"
-        f"        while number == 2 and was_slow and os.path.exists({str(slow)!r}):\n"
+        "        while number == 2 and first and len(asked) < 2:\n"
         "            time.sleep(0.01)\n"
         "        yield each\n"
-        "far_end.FarEnd._packets = slowly\nfrom prepipe.cli import main\nmain()\n"
+        "far_end.FarEnd._packets, far_end.FarEnd._take = slowly, note\n"
+        "from prepipe.cli import main\nmain()\n"
     )
     with linked(sshd, landing, command=far_script(tmp_path, code), connections=1) as link:
         wait_until_open(link, 1)
@@ -381,7 +385,6 @@ def test_what_comes_late_of_one_inventory_is_not_taken_for_the_next(
             link.inventory()
         assert asked.exists()
         monkeypatch.setattr(ssh, "_INVENTORY_S", 60.0)
-        slow.unlink()
         assert set(link.inventory()) == {each.name for each in listed}
 
 
