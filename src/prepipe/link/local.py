@@ -67,7 +67,7 @@ class LocalLink:
             raise LinkError(f"landing directory {error}") from error
         return False
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """The packets there; see `Link.inventory`. A checksum is computed when it is asked for.
 
         Raises

@@ -114,7 +114,7 @@ class SftpLink:
             self._remove(enter, partial)
         raise self._error(sftp, f"{packet.name} was not sent")
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """The packets there, without checksums; see `Link.inventory`.
 
         Raises

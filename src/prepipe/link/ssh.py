@@ -209,8 +209,13 @@ class SshLink:
         finally:
             self._dealer.remove(transfer)
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """Names, bytes and checksums of the packets there; see `Link.inventory`.
+
+        Parameters
+        ----------
+        since : int
+            The far end reads every packet that it tells of; not those of earlier exposures.
 
         Raises
         ------
@@ -221,17 +226,17 @@ class SshLink:
         with self._listing:
             for _ in range(_INVENTORY_TRIES - 1):
                 try:
-                    return self._ask()
+                    return self._ask(since)
                 except ConnectionError:
                     pass
             try:
-                return self._ask()
+                return self._ask(since)
             except ConnectionError:
                 raise LinkError(f"{self._where}: the connection broke time and again") from None
 
-    def _ask(self) -> dict[str, Held]:
+    def _ask(self, since: int) -> dict[str, Held]:
         try:
-            files = self._any_healthy().list_files().result(_INVENTORY_S)
+            files = self._any_healthy().list_files(since).result(_INVENTORY_S)
         except NotInTime:
             raise LinkError(f"{self._where}: no inventory within {_INVENTORY_S:.0f} s") from None
         return {name: Held(size, checksum) for name, size, checksum in files}
