@@ -662,6 +662,20 @@ def test_a_long_inventory_comes_in_pages(
     assert [len(page.files) for page in told if isinstance(page, Inventory)] == pages
 
 
+def test_the_inventory_from_an_exposure_on_leaves_out_those_before(
+    far: Receiving, landing: Path
+) -> None:
+    for number in (8, 9, 100_000_000):
+        (landing / f"decam_{number:08d}_01.packet").write_bytes(b"x")
+    far.send(ListFiles(since=9))
+    page = far.answer()
+    assert isinstance(page, Inventory)
+    assert {name for name, _, _ in page.files} == {
+        "decam_00000009_01.packet",
+        "decam_100000000_01.packet",
+    }
+
+
 def test_the_inventory_of_a_missing_landing_directory_is_empty(tmp_path: Path) -> None:
     with Receiving(tmp_path / "landing") as far:
         far.send(ListFiles())

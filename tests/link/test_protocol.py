@@ -56,7 +56,7 @@ MESSAGES = st.one_of(
     ),
     st.builds(Chunk.of, ids, ids, st.binary(min_size=1, max_size=300)),
     st.builds(Ping, numbers),
-    st.just(ListFiles()),
+    st.builds(ListFiles, st.integers(0, 1 << 62)),
     st.builds(
         Welcome, st.integers(0, 1 << 16), texts, texts, st.integers(0, 1 << 80), st.floats(0, 1e12)
     ),

@@ -174,6 +174,7 @@ def test_the_inventory_tells_sizes_and_checksums_of_what_is_there(
         NAME: Held(sent.stat().st_size, content_checksum(sent)),
         registered.name: Held(1024, content_checksum(registered)),
     }
+    assert list(link.inventory(since=941420)) == [NAME]
 
 
 def test_several_may_ask_for_the_inventory_at_a_time(link: SshLink, landing: Path) -> None:

@@ -66,7 +66,7 @@ def recent(raw: Path) -> Path:
 def no_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A far side whose inventory takes for ever."""
 
-    def refuse(_: SshLink) -> dict[str, Held]:
+    def refuse(_: SshLink, since: int = 0) -> dict[str, Held]:
         raise LinkError("host: no inventory within 900 s")
 
     monkeypatch.setattr(SshLink, "inventory", refuse)

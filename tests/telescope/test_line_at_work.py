@@ -21,6 +21,7 @@ from tiny_raw import packet_names, raw_bytes, write_raw
 
 from prepipe.errors import LinkError
 from prepipe.files import content_checksum
+from prepipe.link.base import Held
 from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.telescope import Happening
@@ -169,7 +170,7 @@ def test_a_question_to_a_dead_line_does_not_hold_up_packing_nor_a_stop(
     closed = threading.Event()
 
     class SilentLink(LocalLink):
-        def inventory(self):  # type: ignore[no-untyped-def]
+        def inventory(self, since=0):  # type: ignore[no-untyped-def]
             closed.wait(60)
             raise LinkError("host: the link was closed")
 
@@ -223,6 +224,22 @@ def test_end_of_night_sends_anew_what_is_there_with_other_content(telescope: Tel
     assert telescope.push().succeeded
     assert telescope.link.sent[sent:] == [spoilt.name]
     assert content_checksum(spoilt) == good
+
+
+def test_end_of_night_asks_for_nothing_before_its_first_exposure(telescope: Telescope) -> None:
+    asked: list[int] = []
+
+    class AskedLink(RecordingLink):
+        def inventory(self, since: int = 0) -> dict[str, Held]:
+            asked.append(since)
+            return super().inventory(since)
+
+    telescope.link = AskedLink(telescope.landing)
+    telescope.configure(push={"method": "end-of-night", "exp_min": 2})
+    for number in (1, 2):
+        write_raw(telescope.raw, number)
+    assert telescope.push().sent == 3
+    assert set(asked) == {2}
 
 
 def test_end_of_night_sends_nothing_anew_that_is_there_as_it_was_sent(

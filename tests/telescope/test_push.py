@@ -225,8 +225,9 @@ def test_a_ccd_that_changed_before_it_was_sent_is_sent_though_the_line_goes_down
     telescope: Telescope,
 ) -> None:
     class NamesAndSizes(RecordingLink):
-        def inventory(self) -> dict[str, Held]:
-            return {name: Held(held.size, "") for name, held in super().inventory().items()}
+        def inventory(self, since: int = 0) -> dict[str, Held]:
+            held = super().inventory(since)
+            return {name: Held(each.size, "") for name, each in held.items()}
 
     path = write_raw(telescope.raw, 1, (25,), compressed=False)
     telescope.link = NamesAndSizes(telescope.landing)

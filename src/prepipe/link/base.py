@@ -91,10 +91,16 @@ class Link(Protocol):
         """Packets will come within seconds: get the line ready. Nothing is waited for."""
         ...
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """The packets that the far side has, by name, registered ones included.
 
         Originals in its archive bear the same names, and are left out.
+
+        Parameters
+        ----------
+        since : int
+            Nobody asks for exposures with lower numbers: a link that has to read its packets to
+            tell of them may leave those out.
 
         Raises
         ------

@@ -111,7 +111,7 @@ class Connection:
         self._greeted = threading.Event()
         self._inventory: Future[list[list[Any]]] | None = None
         self._files: list[list[Any]] = []
-        self._asked = False
+        self._asked: ListFiles | None = None
         self._out: set[tuple[int, int]] = set()
         self._ping: tuple[int, float] | None = None
         self._last_ping = 0.0
@@ -212,9 +212,10 @@ class Connection:
                 self.sockets = sockets_of(self._process.id)
         return self.sockets
 
-    def list_files(self) -> Future[list[list[Any]]]:
-        """Ask for the inventory: name, bytes and checksum of each file; one at a time.
+    def list_files(self, since: int = 0) -> Future[list[list[Any]]]:
+        """Ask for the inventory from an exposure on; one at a time.
 
+        Name, bytes and checksum of each file are told.
         A `ConnectionError` in place of an answer says that it broke meanwhile.
         """
         answer: Future[list[list[Any]]] = Future()
@@ -222,7 +223,7 @@ class Connection:
             if self.state is State.OVER:
                 answer.set_exception(ConnectionError())
             else:
-                self._files, self._inventory, self._asked = [], answer, True
+                self._files, self._inventory, self._asked = [], answer, ListFiles(since)
         self.wake()
         return answer
 
@@ -374,9 +375,9 @@ class Connection:
             number = time.monotonic_ns()
             self._last_ping, self._ping = now, (number, now)
             self._write(frame(Ping(number)))
-        if self._asked:
-            self._asked = False
-            self._write(frame(ListFiles()))
+        if self._asked is not None:
+            question, self._asked = self._asked, None
+            self._write(frame(question))
             return True
         if len(self._out) >= self.window:
             return False

@@ -177,7 +177,7 @@ class FarEnd:
                 self._say(Pong(message.number))
                 self._close_what_is_over()
             case ListFiles():
-                self._lists.add(self._list)
+                self._lists.add(lambda: self._list(message.since))
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not for the far end")
 
@@ -310,10 +310,10 @@ class FarEnd:
             except OSError:
                 self._offers.pop(number, None)
 
-    def _list(self) -> None:
-        """Tell of all packets, page by page."""
+    def _list(self, since: int) -> None:
+        """Tell of all packets from an exposure on, page by page."""
         page: list[list[object]] = []
-        for entry in self._packets():
+        for entry in self._packets(since):
             if self._hung_up:
                 return
             page.append(entry)
@@ -322,10 +322,10 @@ class FarEnd:
                 page = []
         self._say(Inventory(page, last=True))
 
-    def _packets(self) -> Iterator[list[object]]:
+    def _packets(self, since: int) -> Iterator[list[object]]:
         """Name, bytes and checksum of each packet; one that moves down meanwhile comes later."""
         for entry in files_below(self._landing.directory):
-            if is_packet(entry.name):
+            if is_packet(entry.name) and parse_name(entry.name).number >= since:
                 with suppress(OSError, StorageError):
                     path = Path(entry.path)
                     checksum = content_checksum(path)

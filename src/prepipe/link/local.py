@@ -70,7 +70,7 @@ class LocalLink:
     def prepare(self) -> None:
         """Nothing has to be got ready."""
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """The packets there; see `Link.inventory`. A checksum is computed when it is asked for.
 
         Raises

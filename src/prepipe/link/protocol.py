@@ -228,20 +228,20 @@ class Ping(_Number):
 
 
 @dataclass(frozen=True)
-class ListFiles:
-    """Asks for an `Inventory`."""
+class ListFiles(_Json):
+    """Asks for an `Inventory`.
+
+    Parameters
+    ----------
+    since : int
+        Exposures with lower numbers are left out: their packets need not be read.
+    """
 
     KIND: ClassVar[int] = 5
+    since: int = 0
 
-    def body(self) -> bytes:
-        """The body of the frame: empty."""
-        return b""
-
-    @classmethod
-    def parse(cls, body: bytes) -> ListFiles:
-        """Read a body."""
-        _require(not body, "list")
-        return cls()
+    def _check(self) -> None:
+        _require(_is_count(self.since, 1 << 62), "list")
 
 
 @dataclass(frozen=True)

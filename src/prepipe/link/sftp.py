@@ -111,7 +111,7 @@ class SftpLink:
     def prepare(self) -> None:
         """Nothing has to be got ready."""
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """The packets there, without checksums; see `Link.inventory`.
 
         Raises

@@ -214,8 +214,13 @@ class SshLink:
         finally:
             self._dealer.remove(transfer)
 
-    def inventory(self) -> dict[str, Held]:
+    def inventory(self, since: int = 0) -> dict[str, Held]:
         """Names, bytes and checksums of the packets there; see `Link.inventory`.
+
+        Parameters
+        ----------
+        since : int
+            The far end reads every packet that it tells of; not those of earlier exposures.
 
         Raises
         ------
@@ -226,18 +231,18 @@ class SshLink:
         with self._listing:
             for _ in range(_INVENTORY_TRIES - 1):
                 try:
-                    return self._ask()
+                    return self._ask(since)
                 except ConnectionError:
                     pass
             try:
-                return self._ask()
+                return self._ask(since)
             except ConnectionError:
                 raise LinkError(f"{self._where}: the connection broke time and again") from None
 
-    def _ask(self) -> dict[str, Held]:
+    def _ask(self, since: int) -> dict[str, Held]:
         connection = self._any_healthy()
         try:
-            files = connection.list_files().result(_INVENTORY_S)
+            files = connection.list_files(since).result(_INVENTORY_S)
         except NotInTime:
             # what still comes of this list is not to be taken for a part of the next
             connection.give_up(f"it did not list what is there within {_INVENTORY_S:.0f} s")

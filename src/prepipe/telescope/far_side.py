@@ -20,6 +20,8 @@ class FarSide:
     Parameters
     ----------
     link : Link
+    since : int
+        Of exposures with lower numbers nothing need be known.
 
     Attributes
     ----------
@@ -27,9 +29,10 @@ class FarSide:
         How often it has answered; before the first time nothing is known.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, since: int = 0) -> None:
         self.answered = 0
         self._link = link
+        self._since = since
         self._wanted = 0
         self._question: Future[dict[str, Held]] | None = None
         self._held: dict[str, Held] = {}
@@ -89,7 +92,7 @@ class FarSide:
         if may_ask and self._question is None and self.is_wanted:
             with self._lock:
                 self._sent_since = {}
-            self._question = self._thread.submit(self._link.inventory)
+            self._question = self._thread.submit(self._link.inventory, self._since)
 
     def note(self, name: str, held: Held) -> None:
         """Note that a packet was sent; for any thread."""

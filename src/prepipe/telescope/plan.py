@@ -125,7 +125,8 @@ def _order(site: Site, rows: list[CcdRow], link: Link) -> tuple[tuple[PlannedCcd
     """What the method wants to leave, and how many CCDs it passes over."""
     waiting = [row for row in rows if row.stage in (Stage.FOUND, Stage.PACKED)]
     sent = [row for row in rows if row.stage is Stage.SENT]
-    inventory = link.inventory() if site.push.method is Method.END_OF_NIGHT else {}
+    asks = site.push.method is Method.END_OF_NIGHT
+    inventory = link.inventory(site.push.exp_min) if asks else {}
     order = in_order(site.push, waiting, sent, inventory)
     left = {row.key for row in waiting} - {row.key for row in order}
     return tuple(PlannedCcd(row.key, row.exposure, row.stage) for row in order), len(left)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prepipe.config import Site
+from prepipe.config import Method, Site
 from prepipe.errors import (
     ConfigError,
     InputError,
@@ -87,7 +87,8 @@ class Traffic:
         self._checker = checker
         self._tell = tell
         self._clock = time.monotonic
-        self._far_side = FarSide(link)
+        at_end = site.push.method is Method.END_OF_NIGHT
+        self._far_side = FarSide(link, site.push.exp_min if at_end else 0)
         self._carrier = Carrier(journal, packer, link, self._far_side, packets)
         workers = site.pack.workers
         self._packers = Crew("pack", workers, Obstacle(self._poll_s, self._clock))
