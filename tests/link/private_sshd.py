@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,8 @@ class PrivateSshd:
             return
         server = psutil.Process(self._process.pid)
         for process in [server, *server.children(recursive=True)]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
         self._process = None
 
