@@ -46,7 +46,8 @@ class Step:
         Of payload, Mbit/s, over the best half of the time.
     retransmitted : float or None
         Fraction of the segments that were sent again: the line's loss, and what its queue dropped,
-        which is a lot where the connections together are faster than the line; None where the kernel does not tell.
+        which is a lot where the connections together are faster than the line; None where the
+        kernel does not tell.
     rtt_s : float
         Least round trip, s.
     """
@@ -149,7 +150,7 @@ def _conclude(
 ) -> Trial:
     """What the steps say together."""
     best = max(step.mbit_s for step in steps)
-    rate = round(best * HEADERS, 1 if best < 100 else None)
+    rate = round(best * HEADERS, 1 if best < 100 else 0)
     enough = min(step.connections for step in steps if step.mbit_s >= _ENOUGH * best)
     return Trial(
         host=far_end.host,
