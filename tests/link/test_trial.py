@@ -45,7 +45,7 @@ def test_the_rate_of_a_long_line_is_told(tmp_path: Path) -> None:
     with Wan(tmp_path / "wan", rtt=240, rate=100) as wan:
         settings = wan.settings(landing, command=FAR)
         with ThreadPoolExecutor(1, initializer=wan.at_telescope().__enter__) as near:
-            trial = near.submit(try_link, settings, 8.0, (2, 8)).result()
+            trial = near.submit(try_link, settings, 6.0, (2, 8)).result()
     assert trial.rate == pytest.approx(100, rel=0.2)
     assert trial.steps[0].rtt_s == pytest.approx(0.24, rel=0.2)
 

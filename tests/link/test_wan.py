@@ -171,7 +171,8 @@ def test_a_failure_leaves_no_namespace_and_no_process(tmp_path: Path) -> None:
         with wan.at_telescope():
             sender = subprocess.Popen(["ssh", "-F", wan.ssh_config, HOST, "sleep", "60"])
         _ = 1 / 0
-    assert sender.wait() == -signal.SIGKILL
+    # killed, or its server was before it
+    assert sender.wait() in (-signal.SIGKILL, 255)
     assert not (NAMESPACES / wan.telescope).exists()
     assert not (NAMESPACES / wan.cluster).exists()
 

@@ -71,8 +71,8 @@ def in_background(work: Archive) -> tuple[threading.Event, threading.Thread]:
 
 
 def archived(telescope: Telescope) -> set[str]:
-    directory = telescope.landing / "archive"
-    return {path.name for path in directory.iterdir()} if directory.exists() else set()
+    """Names of the originals that are there; hidden files are what a kill left half written."""
+    return {path.name for path in (telescope.landing / "archive").glob("[!.]*")}
 
 
 def assert_originals(raws: Iterable[Path], landing: Path) -> None:

@@ -8,17 +8,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from subprocess import SubprocessError, run
+from subprocess import DEVNULL, SubprocessError, run
 from threading import Thread
 
 import psutil
 
-from prepipe import __version__
+from prepipe import __version__, config
+from prepipe.cli.output import printable
 from prepipe.config import Site
 from prepipe.errors import LinkError, PrepipeError
 from prepipe.link.base import Link
@@ -224,7 +225,10 @@ def check_space(name: str, directory: Path) -> Check:
         free_gb = shutil.disk_usage(_existing(directory)).free / 1e9
     except OSError as error:
         return Check(title, State.FAILURE, f"{directory}: {error.strerror}", f"see {name}")
-    found = f"{free_gb:.1f} GB free"
+    return _judged_space(title, f"{free_gb:.1f} GB free", free_gb)
+
+
+def _judged_space(title: str, found: str, free_gb: float) -> Check:
     if free_gb < NO_SPACE_GB:
         return Check(title, State.FAILURE, found, "free some space before the night")
     if free_gb < LOW_SPACE_GB:
@@ -338,7 +342,7 @@ def check_ssh_tools() -> Check:
 def check_link(site: Site) -> Check:
     """Whether the landing directory at the far end answers."""
     where = site.link.host if site.link.kind != "local" else str(site.link.landing)
-    answers: SimpleQueue[str | Exception] = SimpleQueue()
+    answers: SimpleQueue[Check | Exception] = SimpleQueue()
     # A link may hang for as long as its own timeout; the doctor does not wait so long.
     Thread(target=_ask_far_side, args=(site, answers), daemon=True).start()
     begun = time.monotonic()
@@ -353,37 +357,53 @@ def check_link(site: Site) -> Check:
             f"; `ssh -oBatchMode=yes {where} true` must work" if site.link.kind != "local" else ""
         )
         return Check("link", State.FAILURE, str(answer), remedy)
-    found = f"{where} answers in {time.monotonic() - begun:.1f} s, {answer}"
-    return Check("link", State.OK, found)
+    found = f"{where} answers in {time.monotonic() - begun:.1f} s, {answer.found}"
+    return replace(answer, found=found)
 
 
-def _ask_far_side(site: Site, answers: SimpleQueue[str | Exception]) -> None:
+def _ask_far_side(site: Site, answers: SimpleQueue[Check | Exception]) -> None:
     from prepipe.link import open_link
 
     try:
         link = open_link(site.link)
         try:
-            answers.put(_what_it_says(link))
+            answers.put(_what_it_says(site.link, link))
         finally:
             link.close()
     except Exception as error:
         answers.put(error)
 
 
-def _what_it_says(link: Link) -> str:
+def _what_it_says(settings: config.Link, link: Link) -> Check:
     """What the far side has; a pool is not asked for its inventory, which reads all packets."""
     from prepipe.link.ssh import SshLink
 
     if not isinstance(link, SshLink):
-        return f"has {len(link.inventory())} packets"
+        return Check("link", State.OK, f"has {len(link.inventory())} packets")
     link.wait_open()
     far_end = link.state().far_end
-    if far_end is None or not far_end.free_bytes:
-        raise LinkError(
-            "prepipe answers, but link.landing cannot be used there; see "
-            "`prepipe receive --landing DIR --check` at the far end"
-        )
-    return f"prepipe {far_end.prepipe}, {far_end.free_bytes / 1e9:,.1f} GB free"
+    if far_end is None:
+        raise LinkError("the connection broke while it was tried; try it again")
+    _try_to_land(settings)
+    free_gb = far_end.free_bytes / 1e9
+    version_there = printable(far_end.prepipe)
+    found = f"prepipe {version_there}, packets can land, {free_gb:,.1f} GB free there"
+    return _judged_space("link", found, free_gb)
+
+
+def _try_to_land(settings: config.Link) -> None:
+    """Let the far end write a file where packets land."""
+    from prepipe.link import openssh
+    from prepipe.link.advice import sentence
+
+    options = openssh.base_options(settings, ANSWER_WITHIN_S, 5, 3)
+    options += openssh.pool_options(shared=True)
+    what = f"{openssh.far_command(settings)} --check"
+    command = ["ssh", *options, "--", settings.host, what]
+    done = run(command, stdin=DEVNULL, capture_output=True, timeout=ANSWER_WITHIN_S, check=False)
+    if done.returncode != 0:
+        said = sentence(done.stderr.decode("utf-8", "replace")) or f"exit code {done.returncode}"
+        raise LinkError(f"prepipe answers, but packets cannot land there: {said}")
 
 
 def check_reference(site: Site) -> Check:

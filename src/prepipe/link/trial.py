@@ -45,8 +45,9 @@ class Step:
     mbit_s : float
         Of payload, Mbit/s, over the best half of the time.
     retransmitted : float or None
-        Fraction of the segments that were sent again: the line's loss, and what its queue dropped;
-        None where the kernel does not tell.
+        Fraction of the segments that were sent again: the line's loss, and what its queue dropped,
+        which is a lot where the connections together are faster than the line; None where the
+        kernel does not tell.
     rtt_s : float
         Least round trip, s.
     """
@@ -149,7 +150,7 @@ def _conclude(
 ) -> Trial:
     """What the steps say together."""
     best = max(step.mbit_s for step in steps)
-    rate = best * HEADERS
+    rate = round(best * HEADERS, 1 if best < 100 else 0)
     enough = min(step.connections for step in steps if step.mbit_s >= _ENOUGH * best)
     return Trial(
         host=far_end.host,
@@ -158,7 +159,7 @@ def _conclude(
         opening_s=opening_s,
         steps=tuple(steps),
         notices=tuple(notices),
-        rate=round(rate, 1 if rate < 100 else 0),
+        rate=rate,
         connections=max(enough, connections_for(rate)),
     )
 
