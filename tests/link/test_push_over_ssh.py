@@ -26,6 +26,7 @@ def test_a_night_goes_on_after_the_server_was_away(tmp_path: Path, shared_data: 
     source = shared_data / "decam_raw" / "history_reduced_c4d_200306_000415_ori.fits.fz"
     (raw / "DECam_00941420.fits.fz").write_bytes(source.read_bytes())
     landing = tmp_path / "far" / "landing"
+    landing.mkdir(parents=True)
     site = Site.model_validate({"telescope": {"poll_s": 0.1}, "pack": {"codec": "none"}})
     site = site.anchored(tmp_path)
     journal = Journal(site.telescope.work / "journal.sqlite")
@@ -37,7 +38,7 @@ def test_a_night_goes_on_after_the_server_was_away(tmp_path: Path, shared_data: 
     thread.start()
     try:
         _wait_until(lambda: any(event.what is Happening.OBSTACLE for event in events))
-        assert not landing.exists()
+        assert list(landing.iterdir()) == []
         server.start()
         _wait_until(lambda: len(journal.rows(Stage.SENT)) == 9)
     finally:

@@ -31,7 +31,9 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
 
 @pytest.fixture
 def landing(tmp_path: Path) -> Path:
-    return tmp_path / 'far side "quoted"' / "landing"
+    path = tmp_path / 'far side "quoted"' / "landing"
+    path.mkdir(parents=True)
+    return path
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prepipe.link.ssh import LinkState
     from prepipe.link.trial import Step, Trial
 
-__all__ = ["link_line", "register", "watched"]
+__all__ = ["register", "watched"]
 
 COUNTS = (1, 2, 4, 8, 16)
 MOST_CONNECTIONS = 64
@@ -95,29 +95,8 @@ def _show(trial: Trial) -> None:
     typer.echo(f"\n[link]\nrate = {trial.rate:g}\nconnections = {trial.connections}")
 
 
-_MARKS = {"open": "o", "silent": "?", "opening": ".", "leaving": "-"}
-
-
-def link_line(state: LinkState) -> str:
-    """What a link does at this moment, in a line: ``[oooooo.?]`` is one mark a connection.
-
-    ``o`` is open, ``.`` being opened, ``?`` silent, ``-`` taking its leave.
-    """
-    marks = "".join(_MARKS.get(each.state, " ") for each in state.connections)
-    line = f"link [{marks}] {state.mbit_s:.1f} of {state.rate:.0f} Mbit/s"
-    rtts = [each.rtt_s for each in state.connections if each.rtt_s]
-    if rtts:
-        line += f", round trip {1e3 * min(rtts):.0f} ms"
-    if state.queued_bytes:
-        left = "" if state.eta_s is None else f", {state.eta_s:.0f} s left"
-        line += f", {state.queued_bytes / 1e6:.1f} MB under way{left}"
-    if state.trouble:
-        line += f"; down: {state.trouble}"
-    return line
-
-
-def watched(link: Link, *, open_now: bool = False) -> Callable[[], str]:
-    """Gives what tells of a link in a line, an empty one for a link that has nothing to tell.
+def watched(link: Link, *, open_now: bool = False) -> Callable[[], LinkState | None]:
+    """Gives what a link does at this moment, None for one that has nothing to tell.
 
     Parameters
     ----------
@@ -128,10 +107,10 @@ def watched(link: Link, *, open_now: bool = False) -> Callable[[], str]:
     from prepipe.link.ssh import SshLink
 
     if not isinstance(link, SshLink):
-        return str
+        return lambda: None
     if open_now:
         link.open()
-    return lambda: link_line(link.state())
+    return link.state
 
 
 def register(app: typer.Typer) -> None:

@@ -22,10 +22,11 @@ from prepipe.errors import PrepipeError
 from prepipe.model import Stage
 
 if TYPE_CHECKING:
+    from prepipe.link.ssh import LinkState
     from prepipe.store import CcdRow, Journal
     from prepipe.store.status import NightStatus
 
-__all__ = ["Display", "exposure_line"]
+__all__ = ["Display", "exposure_line", "link_line"]
 
 LOOK_S = 1.0
 QUIET_S = 3.0
@@ -49,8 +50,8 @@ class Display:
 
     Attributes
     ----------
-    link_line : callable
-        Gives a line about the link; empty if there is nothing to tell.
+    link_state : callable
+        Gives what the link does; None if it has nothing to tell.
     """
 
     def __init__(self, journal: Path, end: str) -> None:
@@ -64,7 +65,8 @@ class Display:
         self._done = threading.Event()
         self._live: Any = None
         self._link_told = 0.0
-        self.link_line: Callable[[], str] = str
+        self._link_was_down = False
+        self.link_state: Callable[[], LinkState | None] = lambda: None
 
     def touch(self, exposure: int) -> None:
         """Note that a CCD of an exposure moved."""
@@ -145,12 +147,17 @@ class Display:
         return row.stage in FINISHED[self._end]
 
     def _tell_of_link(self) -> None:
-        """A line now and then while something is under way, or nothing can be."""
-        line = self.link_line()
+        """A line now and then while something is under way, and at once when the link is down."""
+        state = self.link_state()
+        if state is None:
+            return
         now = time.monotonic()
-        if ("under way" in line or "down:" in line) and now - self._link_told >= LINK_S:
+        is_news = bool(state.trouble) != self._link_was_down
+        at_work = bool(state.queued_bytes or state.trouble)
+        if is_news or (at_work and now - self._link_told >= LINK_S):
             self._link_told = now
-            _log(line)
+            self._link_was_down = bool(state.trouble)
+            _log(link_line(state))
 
     def _table(self, journal: Journal) -> Any:
         from rich.console import Group
@@ -161,8 +168,8 @@ class Display:
             newest = list(self._moved)[-NEWEST:]
         rows = [row for number in newest for row in journal.rows(exposure=number)]
         table = exposure_table(self._status(rows))
-        line = self.link_line()
-        return Group(table, printable(line)) if line else table
+        state = self.link_state()
+        return table if state is None else Group(table, printable(link_line(state)))
 
     def _status(self, rows: list[CcdRow]) -> NightStatus:
         from prepipe.store.status import night_status
@@ -206,6 +213,27 @@ def exposure_line(rows: list[CcdRow]) -> str:
         line += f" ({', '.join(f'{count} {grade}' for grade, count in grades.items())})"
     if archived := sum(row.archived_at is not None for row in rows):
         line += f", {archived} of {sum(row.is_lossy for row in rows)} originals archived"
+    return line
+
+
+_MARKS = {"open": "o", "silent": "?", "opening": ".", "leaving": "-"}
+
+
+def link_line(state: LinkState) -> str:
+    """What a link does at this moment, in a line: ``[oooooo.?]`` is one mark a connection.
+
+    ``o`` is open, ``.`` being opened, ``?`` silent, ``-`` taking its leave.
+    """
+    marks = "".join(_MARKS.get(each.state, " ") for each in state.connections)
+    line = f"link [{marks}] {state.mbit_s:.1f} of {state.rate:.0f} Mbit/s"
+    rtts = [each.rtt_s for each in state.connections if each.rtt_s]
+    if rtts:
+        line += f", round trip {1e3 * min(rtts):.0f} ms"
+    if state.queued_bytes:
+        left = "" if state.eta_s is None else f", {state.eta_s:.0f} s left"
+        line += f", {state.queued_bytes / 1e6:.1f} MB under way{left}"
+    if state.trouble:
+        line += f"; down: {state.trouble}"
     return line
 
 

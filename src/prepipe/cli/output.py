@@ -83,7 +83,10 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """A table; columns whose name begins with ``>`` are set to the right."""
+    """A table; columns whose name begins with ``>`` are set to the right.
+
+    These, and those that begin with ``=``, are never broken: numbers and names to be copied.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -92,7 +95,10 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
     for column in columns:
         right = column.startswith(">")
         table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+            column.lstrip(">="),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=column.startswith((">", "=")),
         )
     for row in rows:
         table.add_row(

@@ -202,7 +202,7 @@ def exposure_table(found: NightStatus, *, newest: int | None = None) -> Table:
         for exposure in shown
     ]
     columns = (
-        *(">exposure", "night", "field", "band", "kind", ">CCDs", "stages", "grades"),
+        *(">exposure", "=night", "field", "=band", "kind", ">CCDs", "stages", "grades"),
         ">latency s",
         *([">archived"] if found.originals.archived else []),
     )

@@ -66,6 +66,8 @@ class Connection:
     ----------
     command : sequence of str
         ssh with its options, the host, and what to run there.
+    where : str
+        The far side, as people write it.
     dealer : Dealer
     on_change : callable
         Called when `state` has changed.
@@ -101,8 +103,13 @@ class Connection:
     """
 
     def __init__(
-        self, command: Sequence[str], dealer: Dealer, on_change: Callable[[], object]
+        self,
+        command: Sequence[str],
+        where: str,
+        dealer: Dealer,
+        on_change: Callable[[], object],
     ) -> None:
+        self._where = where
         self._dealer = dealer
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -268,7 +275,7 @@ class Connection:
                 self.give_up(sentence(message.text))
             case Refused(id=int(file_id)):
                 self._forget(file_id)
-                self._dealer.refused(file_id, _error(message))
+                self._dealer.refused(file_id, _error(message, self._where))
             case Pong(number=number):
                 self._note_pong(number)
             case Inventory():
@@ -423,9 +430,9 @@ def our_fault(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}; this is a fault of prepipe, report it"
 
 
-def _error(refusal: Refused) -> PrepipeError:
+def _error(refusal: Refused, where: str) -> PrepipeError:
     """What a refusal means for the packet."""
-    text = sentence(refusal.text)
+    text = f"{where}: {sentence(refusal.text)}"
     if refusal.reason == "full":
         full = StorageError(text)
         full.__cause__ = OSError(errno.ENOSPC, text)

@@ -255,7 +255,19 @@ class Pool:
         self._openings.note_opened(now, connection.opened_at - connection.began)
         self.trouble = ""
         self._tuning.begin(connection)
+        self._look_at_landing(connection)
         self._compare_clocks(connection)
+
+    def _look_at_landing(self, connection: Connection) -> None:
+        """Say at once what else the first exposure of the night would find out."""
+        if connection.welcome is not None and not connection.welcome.free_bytes:
+            landing = self._settings.landing
+            self._notice(
+                "landing",
+                f"{self._where}: prepipe answers, but no packet can land in {landing} now: it is "
+                f"missing, full or not to be read; there, `prepipe receive --landing {landing} "
+                "--check` says which",
+            )
 
     def _compare_clocks(self, connection: Connection) -> None:
         ahead_s = connection.skew_s
@@ -309,7 +321,7 @@ class Pool:
             return
         self._openings.note_begun(now)
         try:
-            fresh = Connection(self._command(), self._dealer, self._attention.set)
+            fresh = Connection(self._command(), self._where, self._dealer, self._attention.set)
         except LinkError as error:
             self._note_failure(now, now, str(error), passing=True)
         else:

@@ -160,16 +160,22 @@ class SftpLink:
         return [(found[1], int(found[2]), PurePosixPath(found[3])) for found in entries if found]
 
     def _make(self, directory: str) -> None:
-        """Make a directory there and those above it, if that was not done yet."""
+        """See that a directory is there; only a place below the landing directory is made.
+
+        Made where its disk is not mounted, the landing directory would fill another disk.
+        """
         with self._lock:
             if directory in self._made:
                 return
-            path = PurePosixPath(directory)
-            steps = [f"-mkdir {quoted(str(each))}" for each in reversed([path, *path.parents])]
+            below = directory != str(PurePosixPath(self._landing))
+            steps = [f"cd {quoted(self._landing)}"]
+            if below:
+                steps += [f"-mkdir {PurePosixPath(directory).name}"]
+                steps += [f"cd {PurePosixPath(directory).name}"]
             with self._conversation(self._settings.timeout_s) as sftp:
-                sftp.ask([*steps, f"cd {quoted(directory)}"])
+                sftp.ask(steps)
                 if not sftp.finish():
-                    raise self._error(sftp, f"{directory} cannot be made or entered")
+                    raise self._error(sftp, f"{directory} is not there, or cannot be entered")
             self._made.add(directory)
 
     def _remove(self, enter: str, partial: str) -> None:
