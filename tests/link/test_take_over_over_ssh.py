@@ -19,6 +19,7 @@ from prepipe.cameras import load_camera
 from prepipe.config import Site
 from prepipe.errors import LinkError
 from prepipe.link.base import Held
+from prepipe.link.protocol import CHUNK_BYTES
 from prepipe.link.ssh import SshLink
 from prepipe.model import Stage
 from prepipe.store import Journal
@@ -87,6 +88,18 @@ def push(site: Site, link: SshLink, events: list[Event]) -> Report:
     return report
 
 
+def make_large(raw: Path) -> None:
+    """Let a raw file hold one CCD of 16 chunks that nothing compresses."""
+    with fits.open(raw) as hdus:
+        pixels = np.random.default_rng(1).integers(0, 60000, (2048, 1024)).astype(np.uint16)
+        ccd = fits.ImageHDU(pixels, name="S29")
+        ccd.header["CCDNUM"] = 25
+        fits.HDUList([hdus[0], ccd]).writeto(raw.parents[1] / "large.fits")
+    modified = raw.stat().st_mtime
+    (raw.parents[1] / "large.fits").replace(raw)
+    os.utime(raw, (modified, modified))
+
+
 def die(root: Path) -> None:
     """Leave the claim as a host does that is killed with all of its exposure under way."""
     (claim,) = (root / "share").rglob("*.claim")
@@ -119,17 +132,26 @@ def test_what_a_dead_host_had_sent_does_not_cross_again(
     assert [event.what for event in events].count(Happening.TAKEN_OVER) == 1
 
 
+def test_a_large_packet_of_a_dead_host_is_asked_for_before_any_of_it_is_sent(
+    tmp_path: Path, recent: Path, sshd: PrivateSshd, landing: Path
+) -> None:
+    make_large(recent)
+    with linked(sshd, landing) as link:
+        push(host(tmp_path, "one"), link, [])
+    die(tmp_path)
+    with linked(sshd, landing) as link:
+        report = push(host(tmp_path, "two"), link, [])
+        crossed = sum(
+            each.socket.acknowledged_bytes for each in link.state().connections if each.socket
+        )
+    assert (report.sent, report.already_there) == (1, 1)
+    assert 0 < crossed < CHUNK_BYTES, "greetings and the offer, and no chunk"
+
+
 def test_what_a_host_that_stops_had_sent_in_parts_another_completes(
     tmp_path: Path, recent: Path, sshd: PrivateSshd, landing: Path
 ) -> None:
-    with fits.open(recent) as hdus:
-        pixels = np.random.default_rng(1).integers(0, 60000, (2048, 1024)).astype(np.uint16)
-        large = fits.ImageHDU(pixels, name="S29")
-        large.header["CCDNUM"] = 25
-        fits.HDUList([hdus[0], large]).writeto(tmp_path / "large.fits")
-    (tmp_path / "large.fits").replace(recent)
-    later = time.time() + 3600.0
-    os.utime(recent, (later, later))
+    make_large(recent)
     stop = threading.Event()
     with linked(sshd, landing, rate=2.0) as link, ThreadPoolExecutor(1) as thread:
         site = host(tmp_path, "one")
