@@ -1,7 +1,7 @@
 """A night in which every part of the link is killed again and again: each packet arrives once.
 
-Every part six times; fifty times, during forty exposures, with ``PREPIPE_FAULTS=50``, which takes
-four minutes on two free cores and longer on busy ones.
+Every part six times; with ``PREPIPE_FAULTS=50`` fifty times, during forty exposures, which takes
+five to ten minutes on two busy cores.
 """
 
 from __future__ import annotations
