@@ -55,8 +55,10 @@ def test_files_that_tell_nothing_are_named_and_the_others_go_on(run, sky_file, r
     gone = tmp_path / "gone.fits"
     answer = run("fidelity", zero, broken, gone, raw_file, sky_file, "--codec", "rice")
     assert answer.exit_code == 1
+    failed = [line for line in answer.stderr.splitlines() if line.startswith("failed: ")]
     for path in (zero, broken, gone, raw_file):
-        assert sum(f"{path}" in line for line in answer.stderr.splitlines()) == 1
+        assert sum(f"{path}" in line for line in failed) == 1
+    assert len(failed) == 4
     assert "exposure 941421 CCD 28" in answer.stdout
 
 

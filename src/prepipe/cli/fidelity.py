@@ -149,7 +149,9 @@ def _try_all(
             except ConfigError:
                 raise
             except PrepipeError as error:
-                failures.add(name, error)
+                failures.add(name, str(error).removeprefix(f"{path}: "))
+                for _ in settings:
+                    advance(name)
                 continue
             for setting in settings:
                 try:
