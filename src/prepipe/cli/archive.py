@@ -84,7 +84,7 @@ def _archive(site: Site, night: Night | None, *, once: bool, now: bool) -> Archi
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.telescope.work / ARCHIVE_LOCK):
                 display.say(_archives(site, camera, now=now))
-                display.link_line = watched(link)
+                display.link_state = watched(link)
             work = Archive(
                 site,
                 journal,

@@ -116,8 +116,8 @@ def link_line(state: LinkState) -> str:
     return line
 
 
-def watched(link: Link, *, open_now: bool = False) -> Callable[[], str]:
-    """Gives what tells of a link in a line, an empty one for a link that has nothing to tell.
+def watched(link: Link, *, open_now: bool = False) -> Callable[[], LinkState | None]:
+    """Gives what tells what a link does; it tells None of one that has nothing to tell.
 
     Parameters
     ----------
@@ -128,10 +128,10 @@ def watched(link: Link, *, open_now: bool = False) -> Callable[[], str]:
     from prepipe.link.ssh import SshLink
 
     if not isinstance(link, SshLink):
-        return str
+        return lambda: None
     if open_now:
         link.open()
-    return lambda: link_line(link.state())
+    return link.state
 
 
 def register(app: typer.Typer) -> None:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from prepipe.cli.journals import FINISHED
+from prepipe.cli.link import link_line
 from prepipe.cli.output import console, printable
 from prepipe.errors import PrepipeError
 from prepipe.model import Stage
 
 if TYPE_CHECKING:
+    from prepipe.link.ssh import LinkState
     from prepipe.store import CcdRow, Journal
     from prepipe.store.status import NightStatus
 
@@ -49,8 +51,8 @@ class Display:
 
     Attributes
     ----------
-    link_line : callable
-        Gives a line about the link; empty if there is nothing to tell.
+    link_state : callable
+        Gives what the link does; None if it has nothing to tell.
     """
 
     def __init__(self, journal: Path, end: str) -> None:
@@ -64,7 +66,7 @@ class Display:
         self._done = threading.Event()
         self._live: Any = None
         self._link_told = 0.0
-        self.link_line: Callable[[], str] = str
+        self.link_state: Callable[[], LinkState | None] = lambda: None
 
     def touch(self, exposure: int) -> None:
         """Note that a CCD of an exposure moved."""
@@ -146,11 +148,11 @@ class Display:
 
     def _tell_of_link(self) -> None:
         """A line now and then while something is under way, or nothing can be."""
-        line = self.link_line()
+        state = self.link_state()
         now = time.monotonic()
-        if ("under way" in line or "down:" in line) and now - self._link_told >= LINK_S:
+        if state is not None and state.is_at_work and now - self._link_told >= LINK_S:
             self._link_told = now
-            _log(line)
+            _log(link_line(state))
 
     def _table(self, journal: Journal) -> Any:
         from rich.console import Group
@@ -161,8 +163,8 @@ class Display:
             newest = list(self._moved)[-NEWEST:]
         rows = [row for number in newest for row in journal.rows(exposure=number)]
         table = exposure_table(self._status(rows))
-        line = self.link_line()
-        return Group(table, printable(line)) if line else table
+        state = self.link_state()
+        return Group(table, printable(link_line(state))) if state else table
 
     def _status(self, rows: list[CcdRow]) -> NightStatus:
         from prepipe.store.status import night_status

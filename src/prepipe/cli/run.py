@@ -104,7 +104,7 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.telescope.work / PUSH_LOCK):
                 display.say(_pushes(site))
-                display.link_line = watched(link, open_now=True)
+                display.link_state = watched(link, open_now=True)
             pushing = Push(
                 site, journal, link, camera, lambda event: _show_pushed(display, event, once=once)
             )
