@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from prepipe.cli.link import _show, link_line
+from prepipe.cli.live import Display
 from prepipe.link.ssh import ConnectionState, LinkState
 from prepipe.link.trial import Step, Trial
 
@@ -63,3 +66,22 @@ def test_what_the_far_end_says_of_itself_steers_no_terminal(
     step = Step(1, 90.0, None, 0.24)
     _show(Trial("far\x1b[2J", "9\x1b]0;x\x07", 10**9, 1.0, (step,), ("so\x1bso",), 97.0, 4))
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ({}, False),
+        ({"queued_bytes": 1_000_000}, True),
+        ({"trouble": "it does not answer"}, True),
+    ],
+)
+def test_a_log_is_told_of_a_link_only_while_something_is_under_way_or_nothing_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: dict[str, object], told: bool
+) -> None:
+    now = state(**what)
+    assert now.is_at_work is told
+    display = Display(tmp_path / "journal.sqlite", "telescope")
+    display.link_state = lambda: now
+    display._tell_of_link()
+    assert (link_line(now) in capsys.readouterr().err) is told

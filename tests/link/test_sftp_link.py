@@ -81,7 +81,7 @@ def test_an_original_lands_in_the_archive_beside_the_packet_of_its_name(
 def test_a_place_that_is_none_is_refused(link: SftpLink, landing: Path, tmp_path: Path) -> None:
     with pytest.raises(PacketError, match="no place in a landing directory"):
         link.send(packet(tmp_path / "here"), place="../elsewhere")
-    assert not landing.exists()
+    assert list(landing.iterdir()) == []
 
 
 def test_many_packets_at_a_time_share_one_connection(

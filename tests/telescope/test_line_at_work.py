@@ -126,10 +126,10 @@ def test_a_packet_that_is_never_taken_does_not_stop_the_others(telescope: Telesc
     (refused,) = packet_names([3], [1])
 
     class PickyLink(RecordingLink):
-        def send(self, packet: Path, urgency: int = 0) -> None:
+        def send(self, packet: Path, urgency: int = 0, *, may_be_there: bool = False) -> bool:
             if packet.name == refused:
                 raise LinkError("host: it does not take this one")
-            super().send(packet, urgency)
+            return super().send(packet, urgency, may_be_there=may_be_there)
 
     for number in (1, 2, 3):
         write_raw(telescope.raw, number, [1, 2])

@@ -153,8 +153,7 @@ class Display:
             return
         now = time.monotonic()
         is_news = bool(state.trouble) != self._link_was_down
-        at_work = bool(state.queued_bytes or state.trouble)
-        if is_news or (at_work and now - self._link_told >= LINK_S):
+        if is_news or (state.is_at_work and now - self._link_told >= LINK_S):
             self._link_told = now
             self._link_was_down = bool(state.trouble)
             _log(link_line(state))

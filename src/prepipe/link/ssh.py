@@ -91,6 +91,11 @@ class LinkState:
     trouble: str
     far_end: Welcome | None = None
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether something is under way, or nothing can be."""
+        return bool(self.queued_bytes or self.trouble)
+
 
 class SshLink:
     """Packets over connections that stay open.
