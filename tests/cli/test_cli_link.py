@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prepipe.cli.link import _show, link_line
-from prepipe.cli.live import Display
+from prepipe.cli.link import _show
+from prepipe.cli.live import Display, link_line
 from prepipe.link.ssh import ConnectionState, LinkState
 from prepipe.link.trial import Step, Trial
 

@@ -147,7 +147,7 @@ def test_an_unknown_host_key_is_refused_and_not_remembered(
         link.send(packet(tmp_path / "here"))
     link.close()
     assert not known.exists()
-    assert not landing.exists()
+    assert list(landing.iterdir()) == []
 
 
 def test_a_changed_host_key_is_refused(sshd: PrivateSshd, landing: Path, tmp_path: Path) -> None:
@@ -232,6 +232,7 @@ def test_a_full_disk_over_there_is_a_storage_error_and_nothing_stays_in_the_way(
     )
     if mounted.returncode:
         pytest.skip("may not mount a small disk here")
+    (small / "landing").mkdir()
     link = SftpLink(sshd.settings(small / "landing"))
     try:
         with pytest.raises(StorageError, match="free some space there"):
@@ -244,14 +245,14 @@ def test_a_full_disk_over_there_is_a_storage_error_and_nothing_stays_in_the_way(
         subprocess.run(["umount", small], check=True)
 
 
-def test_a_landing_directory_that_may_not_be_made_is_told(
+def test_a_landing_directory_that_is_missing_is_told_and_not_made(
     sshd: PrivateSshd, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
-    link = SftpLink(sshd.settings(tmp_path / "file" / "landing"))
-    with pytest.raises(LinkError, match="cannot be made or entered"):
+    link = SftpLink(sshd.settings(tmp_path / "far" / "lading"))
+    with pytest.raises(LinkError, match=r"is not there, or cannot be entered.*see link\.landing"):
         link.send(packet(tmp_path / "here"))
     link.close()
+    assert not (tmp_path / "far").exists()
 
 
 def test_closing_hangs_up_and_leaves_no_socket(

@@ -370,8 +370,8 @@ def test_what_comes_late_of_one_inventory_is_not_taken_for_the_next(
         "        asked.append(message)\n"
         f"        open({str(asked)!r}, 'a').close()\n"
         "    take(self, message)\n"
-        "def slowly(self):\n"
-        "    for number, each in enumerate(packets(self)):\n"
+        "def slowly(*words):\n"
+        "    for number, each in enumerate(packets(*words)):\n"
         "        while number == 2 and first and len(asked) < 2:\n"
         "            time.sleep(0.01)\n"
         "        yield each\n"
@@ -395,7 +395,7 @@ def test_an_inventory_is_asked_for_again_if_the_connection_breaks(
     once = tmp_path / "once"
     code = (
         "import os\nfrom prepipe.link import far_end\nreal = far_end.FarEnd._list\n"
-        f"def end(self):\n    if os.path.exists({str(once)!r}):\n        return real(self)\n"
+        f"def end(*words):\n    if os.path.exists({str(once)!r}):\n        return real(*words)\n"
         f"    open({str(once)!r}, 'w').close()\n    os._exit(3)\n"
         "far_end.FarEnd._list = end\nfrom prepipe.cli import main\nmain()\n"
     )
