@@ -117,7 +117,9 @@ class Pack(_Section):
         description="wavelet: FWHM of the stars, if known: the loss of the preset in fewer bytes",
     )
     fill: bool = Field(
-        False, description="wavelet: decode with noise in the place of what was rounded away"
+        True,
+        description="wavelet: decode with noise in the place of what was rounded away, so that "
+        "thresholds that follow the noise of the pixels stay right",
     )
     ratio: float | None = Field(
         None,
