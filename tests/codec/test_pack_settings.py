@@ -12,9 +12,9 @@ from prepipe.config import PACK_SETTINGS, Pack
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, {"preset": "fast"}),
-        ({"seeing_px": 4.0, "fill": True}, {"preset": "fast", "seeing_px": 4.0, "fill": True}),
-        ({"preset": "precise", "ratio": 9.0}, {"preset": "precise", "ratio": 9.0}),
+        ({}, {"preset": "fast", "fill": True}),
+        ({"seeing_px": 4.0, "fill": False}, {"preset": "fast", "seeing_px": 4.0}),
+        ({"preset": "precise", "ratio": 9.0}, {"preset": "precise", "ratio": 9.0, "fill": True}),
         ({"codec": "jpeg2000"}, {"ratio": 10.0}),
         ({"codec": "jpeg2000", "rms_sigma": 0.3, "preset": "precise"}, {"rms_sigma": 0.3}),
         ({"codec": "htj2k"}, {}),

@@ -53,6 +53,7 @@ def test_a_link_in_this_process_sends_from_the_near_end_to_the_far_end(
 ) -> None:
     sent = packet(tmp_path)
     landing = tmp_path / "landing"
+    landing.mkdir()
     with wan.at_telescope():
         link = SftpLink(wan.settings(landing))
         link.send(sent)
