@@ -384,7 +384,7 @@ def wait_until_tuned(link: SshLink) -> None:
 
 
 def heard(landing: Path) -> int:
-    """Bytes that the far ends have read."""
+    """Bytes that the far ends have read, some of them to start."""
     return sum(each.io_counters().read_chars for each in receivers(landing))
 
 
@@ -453,9 +453,10 @@ def test_once_all_are_open_they_are_brought_up_to_speed(
     sshd: PrivateSshd, landing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning.Tuning, "starts_slowly", True)
+    monkeypatch.setattr(pool, "_WARM_UP_S", 60.0)
     with linked(sshd, landing) as link:
         wait_until_tuned(link)
-        wait_for(lambda: heard(landing) > 2_000_000)
+        wait_for(lambda: heard(landing) > 20_000_000)
 
 
 @pytest.fixture
