@@ -55,6 +55,8 @@ class SocketState:
         Sent so far, and sent again.
     is_calm : bool
         Whether nothing is known or feared to be lost of what is under way.
+    swift_bytes : int
+        Up to so many under way it doubles them every round trip; beyond it gropes its way.
     """
 
     rtt_s: float
@@ -62,6 +64,7 @@ class SocketState:
     segments: int
     retransmitted: int
     is_calm: bool = True
+    swift_bytes: int = 1 << 31
 
 
 def sockets_of(process_id: int) -> list[socket.socket]:
@@ -190,4 +193,5 @@ def state_of(connection: socket.socket) -> SocketState | None:
         segments=number(136),
         retransmitted=number(100),
         is_calm=told[1] == _CALM,
+        swift_bytes=number(76) * number(16),
     )
