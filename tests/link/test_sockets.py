@@ -193,6 +193,7 @@ def test_the_kernel_tells_round_trip_and_segments(child: Child, copy: socket.soc
     assert 0 < state.least_rtt_s <= state.rtt_s < 1.0
     assert state.segments > 0
     assert state.retransmitted >= 0
+    assert state.swift_bytes > 100_000
 
 
 def test_the_kernel_tells_how_many_bytes_have_arrived(child: Child, copy: socket.socket) -> None:

@@ -395,7 +395,7 @@ def wait_until_tuned(link: SshLink) -> None:
 
 
 def heard(landing: Path) -> int:
-    """Bytes that the far ends have read."""
+    """Bytes that the far ends have read, some of them to start."""
     return sum(each.io_counters().read_chars for each in receivers(landing))
 
 
@@ -464,30 +464,33 @@ def test_once_all_are_open_they_are_brought_up_to_speed(
     sshd: PrivateSshd, landing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning.Tuning, "starts_slowly", True)
+    monkeypatch.setattr(pool, "_WARM_UP_S", 60.0)
     with linked(sshd, landing) as link:
         wait_until_tuned(link)
-        wait_for(lambda: heard(landing) > 2_000_000)
+        wait_for(lambda: heard(landing) > 20_000_000)
 
 
 @pytest.fixture
-def lossy(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Descriptors of sockets on which the kernel is made to tell of lost packets."""
-    chosen: set[int] = set()
+def lossy(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """By descriptors of sockets that have lost packets, as their kernel is told: swift bytes."""
+    chosen: dict[int, int] = {}
     genuine = connection.state_of
 
     def told(copy: socket.socket) -> SocketState | None:
         state = genuine(copy)
-        return state and replace(state, retransmitted=3 * (copy.fileno() in chosen))
+        if state is None or copy.fileno() not in chosen:
+            return state
+        return replace(state, retransmitted=3, swift_bytes=chosen[copy.fileno()])
 
     monkeypatch.setattr(connection, "state_of", told)
     monkeypatch.setattr(pool, "_AT_REST_S", 0.3)
     return chosen
 
 
-def lose_on_all(link: SshLink, lossy: set[int]) -> list[Connection]:
+def lose_on_all(link: SshLink, lossy: dict[int, int], swift_bytes: int = 0) -> list[Connection]:
     """The connections there are, which have lost packets from now on."""
     there = link._pool.healthy()
-    lossy.update(each.fileno() for one in there for each in one.sockets)
+    lossy.update({each.fileno(): swift_bytes for one in there for each in one.sockets})
     if not lossy:
         pytest.skip("this kernel gives no copy of a child's sockets")
     return there
@@ -498,7 +501,7 @@ def test_without_bbr_connections_that_lost_packets_are_changed_for_fresh_ones(
     landing: Path,
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
-    lossy: set[int],
+    lossy: dict[int, int],
 ) -> None:
     monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: False)
     with linked(sshd, landing) as link:
@@ -512,13 +515,15 @@ def test_without_bbr_connections_that_lost_packets_are_changed_for_fresh_ones(
     assert are_there(landing, [sent])
 
 
-@pytest.mark.parametrize("why", ["bbr", "something is under way", "something is expected"])
-def test_connections_that_lost_packets_are_kept_with_bbr_and_while_they_are_needed(
+@pytest.mark.parametrize(
+    "why", ["bbr", "few were lost", "something is under way", "something is expected"]
+)
+def test_connections_that_lost_packets_are_kept_if_they_are_swift_or_needed(
     sshd: PrivateSshd,
     landing: Path,
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
-    lossy: set[int],
+    lossy: dict[int, int],
     why: str,
 ) -> None:
     monkeypatch.setattr(tuning, "use_congestion_control", lambda *_: why == "bbr")
@@ -530,7 +535,7 @@ def test_connections_that_lost_packets_are_kept_with_bbr_and_while_they_are_need
             wait_for(lambda: link.state().queued_bytes)
         elif why == "something is expected":
             link.prepare()
-        there = lose_on_all(link, lossy)
+        there = lose_on_all(link, lossy, 1_000_000 if why == "few were lost" else 0)
         time.sleep(1.0)
         assert link._pool.healthy() == there
 

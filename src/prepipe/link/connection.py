@@ -162,11 +162,13 @@ class Connection:
 
     @property
     def is_worn(self) -> bool:
-        """Whether it has lost packets, and is one that this slows for long."""
+        """Whether it has lost so many packets that it comes too slowly to its share."""
         if not self.is_forgetful or not self.sockets:
             return False
         state = state_of(self.sockets[0])
-        return state is not None and state.retransmitted > 0
+        if state is None or not state.retransmitted:
+            return False
+        return state.swift_bytes < self.share * state.least_rtt_s
 
     def silent_s(self) -> float:
         """Seconds that an answer is overdue; 0 if none is awaited."""

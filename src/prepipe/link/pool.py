@@ -301,10 +301,10 @@ class Pool:
                 each.abandon()
 
     def _replace_worn(self, now: float) -> None:
-        """Between two exposures, change connections that have lost packets for fresh ones.
+        """Between two exposures, change connections that have lost many packets for fresh ones.
 
-        Without BBR a loss halves what a connection dares to have under way, and at 240 ms it
-        takes minutes to recover; a fresh one doubles it every round trip.
+        Without BBR each loss takes a third or half of what a connection dares to have under way,
+        and at 240 ms it takes minutes to recover; a fresh one doubles it every round trip.
         """
         if self._dealer.makes_noise or not self._dealer.is_empty:
             self._busy_at = now

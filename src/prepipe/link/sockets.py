@@ -58,6 +58,8 @@ class SocketState:
         By the other end's kernel, of all that was sent.
     is_calm : bool
         Whether nothing is known or feared to be lost of what is under way.
+    swift_bytes : int
+        Up to so many under way it doubles them every round trip; beyond it gropes its way.
     """
 
     rtt_s: float
@@ -66,6 +68,7 @@ class SocketState:
     retransmitted: int
     acknowledged_bytes: int = 0
     is_calm: bool = True
+    swift_bytes: int = 1 << 31
 
 
 def sockets_of(process_id: int) -> list[socket.socket]:
@@ -195,4 +198,5 @@ def state_of(connection: socket.socket) -> SocketState | None:
         retransmitted=number(100),
         acknowledged_bytes=int(_U64_AT.unpack_from(told, 120)[0]),
         is_calm=told[1] == _CALM,
+        swift_bytes=number(76) * number(16),
     )
