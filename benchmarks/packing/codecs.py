@@ -84,7 +84,7 @@ def of_prepipe(name: str, codec: str, parameters: dict[str, object], truth: Trut
     header = header_of(truth.layout)
     unit = Unit(header, b"")
     shape = truth.layout.shape
-    packet = Packet(None, None, codec, {}, shape, "uint16", 0, "", "")  # type: ignore[arg-type]
+    packet = Packet(None, None, codec, {}, shape, "uint16", 0, "", "")
     return Way(
         name,
         lambda raw: chosen.encode(raw, parameters, unit).payload,

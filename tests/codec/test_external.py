@@ -133,4 +133,4 @@ def test_words_are_not_read_by_a_shell(tmp_path: Path) -> None:
 )
 def test_commands_that_name_no_files_are_refused(wrong: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ConfigError, match=r"pack\.external"):
-        Commands(**{"encode": COPY, "decode": COPY, **wrong})  # type: ignore[arg-type]
+        Commands(**{"encode": COPY, "decode": COPY, **wrong})

@@ -62,6 +62,9 @@ def as_a_plain_user() -> tuple[str, ...]:
     return ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")
 
 
+HELLO = Hello(1)
+
+
 class Receiving:
     """One process, greeted; `with` ends it."""
 
@@ -69,7 +72,7 @@ class Receiving:
         self,
         landing: Path,
         *options: str,
-        hello: Message | None = Hello(1),  # noqa: B008
+        hello: Message | None = HELLO,
         prefix: tuple[str, ...] = (),
     ) -> None:
         self.process = subprocess.Popen(
@@ -85,6 +88,9 @@ class Receiving:
             self.welcome = self.answer()
             if hello == Hello(1):
                 assert isinstance(self.welcome, Welcome)
+
+    def open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def send(self, *messages: Message) -> None:
         self.write(b"".join(frame(message) for message in messages))

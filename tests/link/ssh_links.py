@@ -46,7 +46,7 @@ class NoticedLink(SshLink):
 
     def __init__(self, settings: object) -> None:
         self.notices: list[str] = []
-        super().__init__(settings, self.notices.append)  # type: ignore[arg-type]
+        super().__init__(settings, self.notices.append)
 
 
 def packet(directory: Path, name: str = NAME, size: int = 600_000, seed: int = 0) -> Path:

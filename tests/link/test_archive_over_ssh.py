@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from private_sshd import PrivateSshd, need_sshd
+from private_sshd import PrivateSshd
 
 from prepipe.cameras import load_camera
 from prepipe.codec.packet import decode, read_header
@@ -25,26 +25,6 @@ from prepipe.telescope import Archive, Event, Happening, Push
 CAMERA = load_camera("decam")
 DAY = datetime(2020, 3, 6, 17, tzinfo=UTC)
 CCDS = 9
-
-
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[PrivateSshd]:
-    need_sshd()
-    home = tmp_path / "sshd"
-    home.mkdir()
-    server = PrivateSshd(home)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def raw(tmp_path: Path, shared_data: Path) -> Path:
-    source = shared_data / "decam_raw" / "history_reduced_c4d_200306_000415_ori.fits.fz"
-    path = tmp_path / "raw" / "DECam_00941420.fits.fz"
-    path.parent.mkdir()
-    path.write_bytes(source.read_bytes())
-    return path
 
 
 @pytest.fixture
@@ -68,8 +48,8 @@ def journal(site: Site, raw: Path, landing: Path) -> Iterator[Journal]:
     opened.close()
 
 
-def open_link(sshd: PrivateSshd, landing: Path) -> SshLink:
-    return SshLink(sshd.settings(landing, rate=100.0, connections=2, timeout_s=60.0))
+def open_link(own_sshd: PrivateSshd, landing: Path) -> SshLink:
+    return SshLink(own_sshd.settings(landing, rate=100.0, connections=2, timeout_s=60.0))
 
 
 def archive(
@@ -96,9 +76,9 @@ def assert_originals(raw: Path, landing: Path) -> None:
 
 
 def test_originals_arrive_bit_for_bit_and_do_not_cross_again_though_the_journal_lost_them(
-    site: Site, journal: Journal, raw: Path, sshd: PrivateSshd, landing: Path
+    site: Site, journal: Journal, raw: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
-    link = open_link(sshd, landing)
+    link = open_link(own_sshd, landing)
     report = archive(site, journal, link).run(once=True)
     link.close()
     assert (report.archived, report.waiting, report.failures) == (CCDS, 0, [])
@@ -106,7 +86,7 @@ def test_originals_arrive_bit_for_bit_and_do_not_cross_again_though_the_journal_
     with sqlite3.connect(site.telescope.work / "journal.sqlite") as database:
         database.execute("UPDATE ccds SET archived_at = NULL, archive_bytes = 0")
     database.close()
-    link = open_link(sshd, landing)
+    link = open_link(own_sshd, landing)
     report = archive(site, journal, link).run(once=True)
     assert (report.archived, report.waiting, report.failures) == (CCDS, 0, [])
     assert crossed(link) == 0
@@ -115,9 +95,9 @@ def test_originals_arrive_bit_for_bit_and_do_not_cross_again_though_the_journal_
 
 
 def test_a_push_sends_nothing_again_for_an_original_is_no_packet(
-    site: Site, journal: Journal, sshd: PrivateSshd, landing: Path
+    site: Site, journal: Journal, own_sshd: PrivateSshd, landing: Path
 ) -> None:
-    link = open_link(sshd, landing)
+    link = open_link(own_sshd, landing)
     archive(site, journal, link).run(once=True)
     night = landing / "done" / "ut200306"
     night.mkdir(parents=True)
@@ -131,16 +111,16 @@ def test_a_push_sends_nothing_again_for_an_original_is_no_packet(
 
 
 def test_a_server_that_goes_away_and_comes_back_costs_no_original(
-    site: Site, journal: Journal, raw: Path, sshd: PrivateSshd, landing: Path
+    site: Site, journal: Journal, raw: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
     away = threading.Event()
 
     def tell(event: Event) -> None:
         if event.what is Happening.ARCHIVED and not away.is_set():
-            sshd.kill()
+            own_sshd.kill()
             away.set()
 
-    link = open_link(sshd, landing)
+    link = open_link(own_sshd, landing)
     stop = threading.Event()
     work = archive(site, journal, link, tell)
     thread = threading.Thread(target=work.run, kwargs={"stop": stop})
@@ -148,7 +128,7 @@ def test_a_server_that_goes_away_and_comes_back_costs_no_original(
     try:
         assert away.wait(60)
         time.sleep(0.5)
-        sshd.start()
+        own_sshd.start()
         _wait_until(lambda: not journal.originals())
     finally:
         stop.set()

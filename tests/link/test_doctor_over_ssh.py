@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from private_sshd import PrivateSshd, need_sshd
+from private_sshd import PrivateSshd
 from ssh_links import FAR
 
 from prepipe.cli import checks
 from prepipe.cli.checks import Check, State, check_link
 from prepipe.config import Site
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    need_sshd()
-    server = PrivateSshd(tmp_path_factory.mktemp("sshd"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture(autouse=True)

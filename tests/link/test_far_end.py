@@ -60,13 +60,6 @@ DATA = content(2 * CHUNK_BYTES + 10)
 
 
 @pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    path = tmp_path / "landing"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def far(landing: Path) -> Iterator[Receiving]:
     with Receiving(landing) as process:
         yield process
@@ -494,9 +487,6 @@ def test_a_landing_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
         refused(far, "storage", "a file stands where a directory belongs")
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB of its own."""
@@ -507,7 +497,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_full_disk_is_told_and_once_there_is_space_the_file_goes_on(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(600_000))
     with Receiving(small_disk) as far:
@@ -522,7 +512,7 @@ def test_a_full_disk_is_told_and_once_there_is_space_the_file_goes_on(small_disk
     assert names(small_disk) == [NAME]
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_file_that_is_there_is_acknowledged_on_a_full_disk(small_disk: Path) -> None:
     (small_disk / NAME).write_bytes(DATA)
     with Receiving(small_disk) as far:
@@ -530,7 +520,7 @@ def test_a_file_that_is_there_is_acknowledged_on_a_full_disk(small_disk: Path) -
         assert far.answer() == Committed(1, already=True)
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_read_only_disk_is_told(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with Receiving(small_disk) as far:
@@ -604,11 +594,11 @@ def test_the_answer_to_a_late_chunk_may_be_forgotten_while_it_is_looked_up(landi
     class Forgetful(OrderedDict[int, object]):
         def __contains__(self, key: object) -> bool:
             found = super().__contains__(key)
-            self.pop(key, None)  # type: ignore[call-overload]
+            self.pop(key, None)
             return found
 
     far = FarEnd(landing, *os.pipe())
-    far._over = Forgetful({1: (0, Committed(1))})  # type: ignore[assignment]
+    far._over = Forgetful({1: (0, Committed(1))})
     assert far._answer_too_late(chunks(DATA)[0]) == Committed(1)
 
 

@@ -20,15 +20,6 @@ from prepipe.link.sftp import SftpLink
 NAME = "decam_00941420_25.packet"
 
 
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    need_sshd()
-    server = PrivateSshd(tmp_path_factory.mktemp("sshd"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
 def landing(tmp_path: Path) -> Path:
     path = tmp_path / 'far side "quoted"' / "landing"

@@ -7,13 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from private_sshd import PrivateSshd, need_sshd
+from private_sshd import PrivateSshd
 from receiving import NAME
 from ssh_links import (
     FAR,
@@ -41,27 +40,6 @@ from prepipe.link.protocol import CHUNK_BYTES
 from prepipe.link.ssh import SshLink
 
 SIZE = 6_000_000
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    need_sshd()
-    server = PrivateSshd(tmp_path_factory.mktemp("sshd"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    path = tmp_path / "landing"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "here"
 
 
 SENDER = """
@@ -328,7 +306,7 @@ def test_a_packet_is_not_halted_by_a_client_that_is_killed(
         sending = in_background(link, path)
         for _ in range(3):
             known = acknowledged(link)
-            wait_for(lambda known=known: acknowledged(link) > known)  # type: ignore[misc]
+            wait_for(lambda known=known: acknowledged(link) > known)
             for client in clients()[:1]:
                 client.send_signal(signal.SIGKILL)
         sending.result()
@@ -443,7 +421,7 @@ def test_a_fault_of_our_own_in_a_connection_ends_that_one(
     def break_down(self: Connection, message: object) -> None:
         if self.opened_at and once:
             raise once.pop()
-        take(self, message)  # type: ignore[arg-type]
+        take(self, message)
 
     monkeypatch.setattr(Connection, "_take", break_down)
     with linked(sshd, landing, connections=1) as link:
@@ -461,7 +439,7 @@ def test_a_night_of_packets_survives_everything_at_once(
         sending = [in_background(link, each) for each in sent]
         for turn in range(6):
             known = acknowledged(link)
-            wait_for(lambda known=known: acknowledged(link) > known or link._dealer.is_empty)  # type: ignore[misc]
+            wait_for(lambda known=known: acknowledged(link) > known or link._dealer.is_empty)
             victims = receivers(landing) if turn % 2 else clients()
             for victim in victims[:1]:
                 with suppress(psutil.NoSuchProcess):

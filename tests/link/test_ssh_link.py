@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from private_sshd import PrivateSshd, need_sshd
+from private_sshd import PrivateSshd
 from receiving import NAME
 from ssh_links import (
     are_there,
@@ -40,25 +40,11 @@ from prepipe.link.sockets import SocketState
 from prepipe.link.ssh import SshLink
 
 
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    need_sshd()
-    server = PrivateSshd(tmp_path_factory.mktemp("sshd"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
 def landing(tmp_path: Path) -> Path:
     path = tmp_path / 'far side "quoted"' / "landing"
     path.mkdir(parents=True)
     return path
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "here"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from private_sshd import PrivateSshd, make_key, need_sshd
+from private_sshd import PrivateSshd, make_key
 from receiving import NAME
 from ssh_links import (
     FAR,
@@ -31,24 +31,6 @@ from prepipe.link.advice import Ending
 from prepipe.link.sftp import SftpLink
 from prepipe.link.ssh import SshLink
 from prepipe.telescope.obstacle import is_obstacle
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    need_sshd()
-    server = PrivateSshd(tmp_path_factory.mktemp("sshd"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    path = tmp_path / "landing"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -297,7 +279,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_full_disk_is_told_and_once_there_is_space_the_packet_arrives(
     sshd: PrivateSshd, small_disk: Path, sent: Path
 ) -> None:
@@ -310,7 +292,7 @@ def test_a_full_disk_is_told_and_once_there_is_space_the_packet_arrives(
     assert are_there(small_disk, [sent])
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_read_only_disk_is_told(sshd: PrivateSshd, small_disk: Path, sent: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with linked(sshd, small_disk) as link, pytest.raises(LinkError, match="mounted read-only"):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from private_sshd import PrivateSshd, need_sshd
+from private_sshd import PrivateSshd
 from ssh_links import acknowledged, linked, wait_for
 
 from prepipe.cameras import load_camera
@@ -29,29 +28,9 @@ CCDS = 9
 
 
 @pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[PrivateSshd]:
-    need_sshd()
-    home = tmp_path / "sshd"
-    home.mkdir()
-    server = PrivateSshd(home)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def landing(tmp_path: Path) -> Path:
     path = tmp_path / "far" / "landing"
     path.mkdir(parents=True)
-    return path
-
-
-@pytest.fixture
-def raw(tmp_path: Path, shared_data: Path) -> Path:
-    source = shared_data / "decam_raw" / "history_reduced_c4d_200306_000415_ori.fits.fz"
-    path = tmp_path / "raw" / "DECam_00941420.fits.fz"
-    path.parent.mkdir()
-    path.write_bytes(source.read_bytes())
     return path
 
 
@@ -107,24 +86,24 @@ def die(root: Path) -> None:
 
 
 def test_a_push_sends_though_no_inventory_comes(
-    tmp_path: Path, raw: Path, sshd: PrivateSshd, landing: Path
+    tmp_path: Path, raw: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         report = push(host(tmp_path, "one"), link, [])
     assert (report.succeeded, report.sent, report.already_there) == (True, CCDS, 0)
 
 
 def test_what_a_dead_host_had_sent_does_not_cross_again(
-    tmp_path: Path, recent: Path, sshd: PrivateSshd, landing: Path
+    tmp_path: Path, recent: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         push(host(tmp_path, "one"), link, [])
     die(tmp_path)
     lost = landing / "decam_00941420_25.packet"
     content = lost.read_bytes()
     lost.unlink()
     events: list[Event] = []
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         report = push(host(tmp_path, "two"), link, events)
         assert acknowledged(link) == report.sent_bytes == len(content)
     assert (report.succeeded, report.sent, report.already_there) == (True, CCDS, CCDS - 1)
@@ -133,13 +112,13 @@ def test_what_a_dead_host_had_sent_does_not_cross_again(
 
 
 def test_a_large_packet_of_a_dead_host_is_asked_for_before_any_of_it_is_sent(
-    tmp_path: Path, recent: Path, sshd: PrivateSshd, landing: Path
+    tmp_path: Path, recent: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
     make_large(recent)
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         push(host(tmp_path, "one"), link, [])
     die(tmp_path)
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         report = push(host(tmp_path, "two"), link, [])
         crossed = sum(
             each.socket.acknowledged_bytes for each in link.state().connections if each.socket
@@ -149,11 +128,11 @@ def test_a_large_packet_of_a_dead_host_is_asked_for_before_any_of_it_is_sent(
 
 
 def test_what_a_host_that_stops_had_sent_in_parts_another_completes(
-    tmp_path: Path, recent: Path, sshd: PrivateSshd, landing: Path
+    tmp_path: Path, recent: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
     make_large(recent)
     stop = threading.Event()
-    with linked(sshd, landing, rate=2.0) as link, ThreadPoolExecutor(1) as thread:
+    with linked(own_sshd, landing, rate=2.0) as link, ThreadPoolExecutor(1) as thread:
         site = host(tmp_path, "one")
         journal = Journal(site.telescope.work / "journal.sqlite")
         work = Push(site, journal, link, load_camera("decam"))
@@ -165,7 +144,7 @@ def test_what_a_host_that_stops_had_sent_in_parts_another_completes(
         before = acknowledged(link)
         journal.close()
     assert before > 0
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         report = push(host(tmp_path, "two"), link, [])
         after = acknowledged(link)
     assert report.succeeded
@@ -174,11 +153,11 @@ def test_what_a_host_that_stops_had_sent_in_parts_another_completes(
 
 
 def test_a_push_whose_journal_was_lost_sends_nothing_again(
-    tmp_path: Path, raw: Path, sshd: PrivateSshd, landing: Path
+    tmp_path: Path, raw: Path, own_sshd: PrivateSshd, landing: Path
 ) -> None:
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         push(host(tmp_path, "one"), link, [])
-    with linked(sshd, landing) as link:
+    with linked(own_sshd, landing) as link:
         site = host(tmp_path, "afresh")
         alone = site.model_copy(
             update={"telescope": site.telescope.model_copy(update={"share": None})}

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from private_sshd import PrivateSshd, need_sshd
+from private_sshd import PrivateSshd
 from ssh_links import FAR
 from wan import Wan, need_wan
 
 from prepipe.errors import LinkError
 from prepipe.link import trial as trial_module
 from prepipe.link.trial import Step, try_link
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    need_sshd()
-    server = PrivateSshd(tmp_path_factory.mktemp("sshd"))
-    server.start()
-    yield server
-    server.kill()
 
 
 def test_a_trial_tells_what_was_carried_and_leaves_nothing_there(

@@ -12,13 +12,13 @@ from sky_frames import GAIN, SATURATION, SKY_NOISE_E, SkyFrame, sky_frame, with_
 from prepipe.codec import get_codec
 from prepipe.model import Packet
 from prepipe.quality.fidelity import (
-    Fidelity,
     compare,
     flux_changes,
     pixel_errors,
     source_changes,
     transient_changes,
 )
+from prepipe.quality.fidelity_figures import Fidelity
 from prepipe.quality.injection import Transients, inject, place_transients
 from prepipe.quality.scene import Flattened, Scene, flatten, see
 
@@ -212,5 +212,5 @@ def test_jpeg_2000_at_ten_to_one_costs_what_the_study_says() -> None:
 def _through(codec: str, raw: np.ndarray, **parameters: object) -> np.ndarray:
     chosen = get_codec(codec)
     encoded = chosen.encode(raw, parameters)
-    packet = Packet(None, None, codec, {}, raw.shape, raw.dtype.name, len(encoded.payload), "", "")  # type: ignore[arg-type]
+    packet = Packet(None, None, codec, {}, raw.shape, raw.dtype.name, len(encoded.payload), "", "")
     return chosen.decode(encoded.payload, packet)

@@ -49,9 +49,9 @@ def archive_of(telescope: Telescope, link: Link, **options: object) -> Archive:
         telescope.site,
         telescope.journal,
         link,
-        camera,  # type: ignore[arg-type]
+        camera,
         telescope.events.append,
-        **chosen,  # type: ignore[arg-type]
+        **chosen,
     )
     work.look_s = 0.05
     return work

@@ -170,14 +170,14 @@ def test_a_question_to_a_dead_line_does_not_hold_up_packing_nor_a_stop(
     closed = threading.Event()
 
     class SilentLink(LocalLink):
-        def inventory(self, since=0):  # type: ignore[no-untyped-def]
+        def inventory(self, since=0):
             closed.wait(60)
             raise LinkError("host: the link was closed")
 
         def close(self) -> None:
             closed.set()
 
-    telescope.link = SilentLink(telescope.landing)  # type: ignore[assignment]
+    telescope.link = SilentLink(telescope.landing)
     write_raw(telescope.raw, 1)
     stop, thread = in_background(telescope)
     wait_until(lambda: telescope.stages() == {Stage.PACKED: 3})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from math import ceil, isfinite
+from math import ceil
 from typing import Any
 
 import imagecodecs
@@ -23,7 +23,8 @@ from prepipe.codec.base import Encoded, Pixels, Unit
 from prepipe.codec.codestream import is_frame
 from prepipe.codec.pixels import as_samples, from_samples, require_image, sky_noise
 from prepipe.codec.saturated import HIGHEST, SaturatedReader, saturated_pixels
-from prepipe.errors import ConfigError, PacketError
+from prepipe.codec.target import one_target
+from prepipe.errors import PacketError
 from prepipe.model import Box, Packet
 
 __all__ = ["Htj2kCodec"]
@@ -66,7 +67,8 @@ class Htj2kCodec:
         PixelError
             If the pixels are no 16-bit integers.
         """
-        target, value = _target(parameters)
+        default = ("step_sigma", DEFAULT_STEP_SIGMA)
+        target, value = one_target(self.name, parameters, _TARGETS, default)
         samples = as_samples(require_image(pixels, _KINDS, self.name))
         unit_adu = _SCALE if target == "qstep" else sky_noise(samples)
         step = min(max(_SMALLEST_STEP_ADU, value * unit_adu), _SCALE / 2)
@@ -94,20 +96,6 @@ class Htj2kCodec:
         except PacketError as error:
             raise PacketError(f"{packet.file_name}: {error}") from error
         return from_samples(samples, packet.dtype)
-
-
-def _target(parameters: Mapping[str, object]) -> tuple[str, float]:
-    unknown = sorted(set(parameters) - set(_TARGETS))
-    if unknown or len(parameters) > 1:
-        raise ConfigError(
-            f"codec htj2k takes one of {', '.join(_TARGETS)}, not {sorted(parameters)}"
-        )
-    target, value = next(iter(parameters.items()), ("step_sigma", DEFAULT_STEP_SIGMA))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"codec htj2k: {target} is {value!r}, not a number")
-    if not isfinite(value) or value <= 0:
-        raise ConfigError(f"codec htj2k: {target} is {value}, which is too small")
-    return target, float(value)
 
 
 def _tail(stream: bytes, samples: NDArray[np.uint16], shift: int, aside: int) -> bytes:

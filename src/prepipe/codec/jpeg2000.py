@@ -8,7 +8,7 @@ the rms error of the frame (given as a PSNR), so every way to ask is turned into
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import erf, exp, isfinite, log10, pi, sqrt
+from math import erf, exp, log10, pi, sqrt
 from typing import Any
 
 import imagecodecs
@@ -17,7 +17,8 @@ import numpy as np
 from prepipe.codec.base import Encoded, Pixels, Unit
 from prepipe.codec.codestream import is_frame
 from prepipe.codec.pixels import as_samples, from_samples, require_image, sky_noise
-from prepipe.errors import ConfigError, PacketError
+from prepipe.codec.target import one_target
+from prepipe.errors import PacketError
 from prepipe.model import Packet
 
 __all__ = ["Jpeg2000Codec", "rms_of_quantiser_step"]
@@ -61,7 +62,8 @@ class Jpeg2000Codec:
         PixelError
             If the pixels are no 16-bit integers.
         """
-        target, value = _target(parameters)
+        default = ("rms_sigma", DEFAULT_RMS_SIGMA)
+        target, value = one_target(self.name, parameters, _TARGETS, default)
         samples = as_samples(require_image(pixels, _KINDS, self.name))
         rms = _rms_for(target, value, samples)
         payload = _encode(samples, rms)
@@ -109,21 +111,6 @@ def rms_of_quantiser_step(step: float, noise: float) -> float:
     kept_out = erf(t / sqrt(2))
     dead = noise * noise * (kept_out - sqrt(2 / pi) * t * exp(-t * t / 2))
     return sqrt(dead + (1 - kept_out) * uniform)
-
-
-def _target(parameters: Mapping[str, object]) -> tuple[str, float]:
-    """The one target that is set, and its value."""
-    unknown = sorted(set(parameters) - set(_TARGETS))
-    if unknown or len(parameters) > 1:
-        raise ConfigError(
-            f"codec jpeg2000 takes one of {', '.join(_TARGETS)}, not {sorted(parameters)}"
-        )
-    target, value = next(iter(parameters.items()), ("rms_sigma", DEFAULT_RMS_SIGMA))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"codec jpeg2000: {target} is {value!r}, not a number")
-    if not isfinite(value) or value <= (1 if target == "ratio" else 0):
-        raise ConfigError(f"codec jpeg2000: {target} is {value}, which is too small")
-    return target, float(value)
 
 
 def _rms_for(target: str, value: float, samples: Pixels) -> float:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prepipe.files import atomic_path
-from prepipe.quality.fidelity import Fidelity
+from prepipe.quality.fidelity_figures import Fidelity
 
 __all__ = ["Judged", "draw_fidelity"]
 

@@ -17,12 +17,12 @@ from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.errors import ConfigError, PixelError
 from prepipe.model import Kind, Layout, Packet
 from prepipe.quality.fidelity import (
-    Fidelity,
     compare,
     pixel_errors,
     source_changes,
     transient_changes,
 )
+from prepipe.quality.fidelity_figures import Fidelity
 from prepipe.quality.injection import Transients, inject, place_transients
 from prepipe.quality.scene import Scene, flatten, see
 from prepipe.telescope.intake import ccd_spans, read_exposure
