@@ -1,0 +1,45 @@
+"""Everything a site may set, read from ``prepipe.toml``.
+
+Every field has a default that works on one machine, a unit in its name or
+description, and the description itself is what ``prepipe init`` writes beside it.
+"""
+
+from __future__ import annotations
+
+from prepipe.config.calibration import (
+    BiasChange,
+    Calibration,
+    FlatChange,
+    Limits,
+    ProductForm,
+    Rescue,
+)
+from prepipe.config.cluster import Cluster
+from prepipe.config.site import Site
+from prepipe.config.telescope import (
+    PACK_SETTINGS,
+    External,
+    Link,
+    Method,
+    Pack,
+    Push,
+    Telescope,
+)
+
+__all__ = [
+    "PACK_SETTINGS",
+    "BiasChange",
+    "Calibration",
+    "Cluster",
+    "External",
+    "FlatChange",
+    "Limits",
+    "Link",
+    "Method",
+    "Pack",
+    "ProductForm",
+    "Push",
+    "Rescue",
+    "Site",
+    "Telescope",
+]

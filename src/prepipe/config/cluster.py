@@ -1,0 +1,35 @@
+"""The cluster's end: where packets land and what is done at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from prepipe.config.section import Section
+
+__all__ = ["Cluster"]
+
+
+class Cluster(Section):
+    """The cluster's end: where packets land and CCDs are calibrated."""
+
+    landing: Path = Field(Path("landing"), description="directory that packets land in")
+    work: Path = Field(
+        Path("cluster"), description="prepipe's own directory here: journal, packets"
+    )
+    products: Path = Field(
+        Path("cluster/products"),
+        description="calibrated CCDs: utYYMMDD/CCD/FIELD.F.utYYMMDD.EXPNUM_CCD",
+    )
+    calibrations: Path = Field(
+        Path("cluster/calibrations"), description="master biases and dome flats"
+    )
+    workers: int = Field(2, ge=1, description="CCDs calibrated at the same time")
+    poll_s: float = Field(
+        1.0, gt=0, description="seconds between two looks at the landing directory"
+    )
+    tries: int = Field(3, ge=1, description="a CCD that failed this often is quarantined")
+    time_limit_s: float = Field(
+        600.0, gt=0, description="a worker that takes longer over one CCD hangs and is replaced"
+    )
