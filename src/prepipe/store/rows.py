@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,10 +13,12 @@ from sqlalchemy import select
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
 
-__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
+__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_rows", "exposure_of", "joined"]
 
 LOSSLESS = ("", "none", "rice")
 """Codecs of packets that stand for the original; of an empty one nothing is known."""
+
+_LONG = ("reduction", "traceback")
 
 
 @dataclass(frozen=True, order=True)
@@ -80,32 +82,50 @@ class FileRow:
     at: float
 
 
-def joined() -> Any:
-    """Select every CCD with its exposure, newest exposure first."""
+def joined(*, whole: bool = True) -> Any:
+    """Select every CCD with its exposure, newest exposure first.
+
+    Parameters
+    ----------
+    whole : bool
+        False leaves out what is long.
+    """
     exposures, ccds = tables.exposures, tables.ccds
+    columns = [column for column in ccds.columns if whole or column.name not in _LONG]
     return (
         select(
-            ccds,
+            *columns,
             exposures.c.camera,
             exposures.c.number.label("exposure_number"),
             exposures.c.kind,
             exposures.c.field,
             exposures.c.band,
-            exposures.c.start,
             exposures.c.exposure_s,
             exposures.c.night,
             exposures.c.path,
         )
         .join(exposures, ccds.c.exposure_id == exposures.c.id)
-        .order_by(exposures.c.start.desc(), exposures.c.number.desc(), ccds.c.id)
+        .order_by(ccds.c.start.desc(), exposures.c.number.desc(), ccds.c.id)
     )
 
 
-def ccd_row(found: Any) -> CcdRow:
-    """Turn a row of `joined` into a `CcdRow`."""
-    exposure = Exposure(
+def ccd_rows(found: Iterable[Any]) -> list[CcdRow]:
+    """Turn rows of `joined` into `CcdRow`s, which share their exposures."""
+    exposures: dict[int, Exposure] = {}
+    rows = []
+    for each in found:
+        exposure = exposures.get(each.exposure_id)
+        if exposure is None:
+            exposure = exposures[each.exposure_id] = exposure_of(each, each.exposure_number)
+        rows.append(_ccd_row(each, exposure))
+    return rows
+
+
+def exposure_of(found: Any, number: int) -> Exposure:
+    """Turn a row with the columns of an exposure into an `Exposure`."""
+    return Exposure(
         camera=found.camera,
-        number=found.exposure_number,
+        number=number,
         kind=Kind(found.kind),
         field=found.field,
         band=found.band,
@@ -113,8 +133,12 @@ def ccd_row(found: Any) -> CcdRow:
         exposure_s=found.exposure_s,
         night=Night(date.fromisoformat(found.night)),
     )
+
+
+def _ccd_row(found: Any, exposure: Exposure) -> CcdRow:
+    values = found._mapping
     return CcdRow(
-        key=CcdKey(found.camera, found.exposure_number, found.number),
+        key=CcdKey(exposure.camera, exposure.number, found.number),
         exposure=exposure,
         ccd=Ccd(found.number, found.name),
         raw=Path(found.path),
@@ -122,7 +146,7 @@ def ccd_row(found: Any) -> CcdRow:
         failed_stage=Stage(found.failed_stage) if found.failed_stage else None,
         tries=found.tries,
         reason=found.reason,
-        traceback=found.traceback,
+        traceback=values.get("traceback", ""),
         packet=found.packet,
         packet_bytes=found.packet_bytes,
         codec=found.codec,
@@ -134,7 +158,7 @@ def ccd_row(found: Any) -> CcdRow:
         calibrated_at=found.calibrated_at,
         grade=found.grade,
         reasons=tuple(found.reasons or ()),
-        reduction=found.reduction or {},
+        reduction=values.get("reduction") or {},
         seconds=found.seconds or {},
         file_checksum=found.file_checksum,
         archived_at=found.archived_at,
