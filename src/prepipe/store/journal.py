@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prepipe.errors import DuplicateError
@@ -271,7 +271,11 @@ class Journal:
         """
         query = joined(whole=whole)
         if stages:
-            query = query.where(tables.ccds.c.stage.in_([stage.value for stage in stages]))
+            column: ColumnElement[str] = tables.ccds.c.stage
+            if exposure is not None or night is not None or kinds:
+                # an index would lead through all CCDs of the stage, though few are asked for
+                column = column.concat("")
+            query = query.where(column.in_([stage.value for stage in stages]))
         if exposure is not None:
             query = query.where(tables.exposures.c.number == exposure)
         if ccd is not None:

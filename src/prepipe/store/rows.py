@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import null, select
 
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
@@ -69,6 +69,15 @@ class CcdRow:
         return self.stage is Stage.SENT and self.codec not in LOSSLESS
 
 
+_AS_THEY_ARE = tuple(each.name for each in fields(CcdRow)[6:])
+"""Fields of `CcdRow` that are columns of the table, in the order of both."""
+_COUNT = len(_AS_THEY_ARE)
+_REASONS = _AS_THEY_ARE.index("reasons")
+_TRACEBACK = _AS_THEY_ARE.index("traceback")
+_MAPPINGS = (_AS_THEY_ARE.index("reduction"), _AS_THEY_ARE.index("seconds"))
+_STAGES = {stage.value: stage for stage in Stage}
+
+
 @dataclass(frozen=True)
 class FileRow:
     """A file that the watcher has dealt with."""
@@ -83,7 +92,7 @@ class FileRow:
 
 
 def joined(*, whole: bool = True) -> Any:
-    """Select every CCD with its exposure, newest exposure first.
+    """Select every CCD with its exposure, newest exposure first, for `ccd_rows`.
 
     Parameters
     ----------
@@ -91,15 +100,23 @@ def joined(*, whole: bool = True) -> Any:
         False leaves out what is long.
     """
     exposures, ccds = tables.exposures, tables.ccds
-    columns = [column for column in ccds.columns if whole or column.name not in _LONG]
+    told = [
+        ccds.c[name] if whole or name not in _LONG else null().label(name) for name in _AS_THEY_ARE
+    ]
     return (
         select(
-            *columns,
+            ccds.c.exposure_id,
+            ccds.c.number,
+            ccds.c.name,
+            ccds.c.stage,
+            ccds.c.failed_stage,
+            *told,
             exposures.c.camera,
             exposures.c.number.label("exposure_number"),
             exposures.c.kind,
             exposures.c.field,
             exposures.c.band,
+            exposures.c.start,
             exposures.c.exposure_s,
             exposures.c.night,
             exposures.c.path,
@@ -110,14 +127,31 @@ def joined(*, whole: bool = True) -> Any:
 
 
 def ccd_rows(found: Iterable[Any]) -> list[CcdRow]:
-    """Turn rows of `joined` into `CcdRow`s, which share their exposures."""
-    exposures: dict[int, Exposure] = {}
+    """Turn rows of `joined` into `CcdRow`s, which share what they have in common.
+
+    There may be many thousands: columns are taken by their place, once.
+    """
+    exposures: dict[int, tuple[Exposure, Path]] = {}
+    ccds: dict[tuple[int, str], Ccd] = {}
     rows = []
     for each in found:
-        exposure = exposures.get(each.exposure_id)
-        if exposure is None:
-            exposure = exposures[each.exposure_id] = exposure_of(each, each.exposure_number)
-        rows.append(_ccd_row(each, exposure))
+        exposure_id, number, name, stage, failed_stage, *told = each
+        shared = exposures.get(exposure_id)
+        if shared is None:
+            shared = exposure_of(each, each.exposure_number), Path(each.path)
+            exposures[exposure_id] = shared
+        exposure, raw = shared
+        ccd = ccds.get((number, name))
+        if ccd is None:
+            ccd = ccds[number, name] = Ccd(number, name)
+        key = CcdKey(exposure.camera, exposure.number, number)
+        told[_REASONS] = tuple(told[_REASONS] or ())
+        for place in _MAPPINGS:
+            told[place] = told[place] or {}
+        if told[_TRACEBACK] is None:
+            told[_TRACEBACK] = ""
+        failed = _STAGES[failed_stage] if failed_stage else None
+        rows.append(CcdRow(key, exposure, ccd, raw, _STAGES[stage], failed, *told[:_COUNT]))
     return rows
 
 
@@ -132,35 +166,4 @@ def exposure_of(found: Any, number: int) -> Exposure:
         start=datetime.fromtimestamp(found.start, UTC),
         exposure_s=found.exposure_s,
         night=Night(date.fromisoformat(found.night)),
-    )
-
-
-def _ccd_row(found: Any, exposure: Exposure) -> CcdRow:
-    values = found._mapping
-    return CcdRow(
-        key=CcdKey(exposure.camera, exposure.number, found.number),
-        exposure=exposure,
-        ccd=Ccd(found.number, found.name),
-        raw=Path(found.path),
-        stage=Stage(found.stage),
-        failed_stage=Stage(found.failed_stage) if found.failed_stage else None,
-        tries=found.tries,
-        reason=found.reason,
-        traceback=values.get("traceback", ""),
-        packet=found.packet,
-        packet_bytes=found.packet_bytes,
-        codec=found.codec,
-        checksum=found.checksum,
-        found_at=found.found_at,
-        packed_at=found.packed_at,
-        sent_at=found.sent_at,
-        landed_at=found.landed_at,
-        calibrated_at=found.calibrated_at,
-        grade=found.grade,
-        reasons=tuple(found.reasons or ()),
-        reduction=values.get("reduction") or {},
-        seconds=found.seconds or {},
-        file_checksum=found.file_checksum,
-        archived_at=found.archived_at,
-        archive_bytes=found.archive_bytes,
     )
