@@ -70,7 +70,9 @@ def main() -> None:
     for name, url in databases():
         rows += measure(name, url, exposures)
     if options.json:
-        print(json.dumps({"exposures": exposures, "ccds": exposures * CCDS, "rows": rows}, indent=2))
+        print(
+            json.dumps({"exposures": exposures, "ccds": exposures * CCDS, "rows": rows}, indent=2)
+        )
     else:
         print(f"{exposures} exposures of {CCDS} CCDs in {NIGHTS} nights")
         for each in rows:
@@ -213,9 +215,7 @@ def of_ingest(name: str, journal: Journal, exposures: int) -> list[Row]:
         "second_tries_ms": lambda: list(second_tries(journal, through)),
         "take_up_night_ms": lambda: journal.packets(Night.of(FIRST_NIGHT)),
         "advance_ms": lambda: journal.advance(newest, Stage.LANDED, 0.1),
-        "land_ms": lambda: journal.add_exposure(
-            told, [Ccd(next(ccds), "S1")], stage=Stage.LANDED
-        ),
+        "land_ms": lambda: journal.add_exposure(told, [Ccd(next(ccds), "S1")], stage=Stage.LANDED),
     }
     ccds = iter(range(1, CCDS + 1))
     return [row(f"{what}.{name}", 1e3 * timed(call), "ms") for what, call in calls.items()]

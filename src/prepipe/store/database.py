@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -76,7 +77,7 @@ def open_engine(where: Path | str, *, journal_mode: str = "WAL", read_only: bool
     url = _file_url(where) if isinstance(where, Path) else _url(where)
     if url.get_backend_name() == "postgresql":
         return _open_postgresql(url, read_only=read_only)
-    engine = create_engine(url, json_serializer=_to_json)
+    engine = create_engine(url, **_JSON)
     # A rollback journal is only safe against a power cut when it is synced in full.
     synchronous = "NORMAL" if journal_mode == "WAL" else "FULL"
     _behave(engine, f"journal_mode={journal_mode}", f"synchronous={synchronous}")
@@ -93,7 +94,7 @@ def open_for_reading(path: Path) -> Engine:
         uri = f"{path.absolute().as_uri()}?{_mode(path)}"
         return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, **_JSON)
     _behave(engine)
     return engine
 
@@ -149,7 +150,7 @@ def _open_postgresql(url: URL, *, read_only: bool) -> Engine:
             # a plan made for a common stage would be a bad one for a rare one
             connect_args={"prepare_threshold": None},
             pool_pre_ping=True,
-            json_serializer=_to_json,
+            **_JSON,
         )
     except ImportError as error:
         raise ConfigError(
@@ -177,6 +178,10 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_nan(each) for each in value]
     return value
+
+
+_JSON: dict[str, Any] = {"json_serializer": _to_json, "json_deserializer": from_json}
+"""A night has tens of thousands of small documents: the reader is a fast one."""
 
 
 def _behave(engine: Engine, *pragmas: str) -> None:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from prepipe.errors import DuplicateError
 from prepipe.model import Ccd, Exposure, Grade, Kind, Night, Reduction, Stage
@@ -122,8 +122,7 @@ class Journal:
             yield connection
 
     def _upsert(self, table: Any) -> Any:
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table)
+        return import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert(table)
 
     def add_exposure(
         self,
@@ -267,7 +266,7 @@ class Journal:
         limit : int, optional
             At most so many.
         whole : bool
-            False leaves out what is long: the reduction, and tracebacks.
+            False leaves out what is long: reduction, reasons of the grade, traceback.
         """
         query = joined(whole=whole)
         if stages:
@@ -301,6 +300,12 @@ class Journal:
         query = select(column).distinct().order_by(column.desc())
         with self._reading() as connection:
             return [Night.parse(night) for night in connection.scalars(query)]
+
+    def number_at(self, stage: Stage) -> int:
+        """How many CCDs are at a stage."""
+        query = select(func.count()).where(tables.ccds.c.stage == stage.value)
+        with self._reading() as connection:
+            return int(connection.scalar(query) or 0)
 
     def counts(self) -> list[NightCounts]:
         """What is known of each night in figures, the newest first."""

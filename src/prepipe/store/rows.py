@@ -18,7 +18,7 @@ __all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_rows", "exposure_of",
 LOSSLESS = ("", "none", "rice")
 """Codecs of packets that stand for the original; of an empty one nothing is known."""
 
-_LONG = ("reduction", "traceback")
+_LONG = ("reduction", "reasons", "traceback")
 
 
 @dataclass(frozen=True, order=True)

@@ -13,9 +13,7 @@ from operator import attrgetter
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from prepipe.model import Colour, Exposure, Stage
+from prepipe.model import Colour, Exposure, Night, Stage
 from prepipe.store.checks import CheckRow, NightChecks, night_checks
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
 from prepipe.store.transfers import NightTraffic, TransferRow, night_traffic
@@ -175,8 +173,8 @@ class Spread:
         """Spread of some values; None if there are none."""
         if not values:
             return None
-        p50, p95 = np.percentile(values, [50, 95])
-        return cls(float(p50), float(p95))
+        ordered = sorted(values)
+        return cls(_quantile(ordered, 0.5), _quantile(ordered, 0.95))
 
 
 @dataclass(frozen=True)
@@ -219,6 +217,10 @@ class NightStatus:
         What crossed, newest night first.
     checks : tuple of NightChecks
         What packing cost the packets that were checked, newest night first.
+    night : Night or None
+        The only night that it tells of.
+    quarantined_before : int
+        CCDs of other nights that are in quarantine.
     """
 
     exposures: tuple[ExposureStatus, ...]
@@ -228,6 +230,8 @@ class NightStatus:
     stages: tuple[StageLatency, ...]
     traffic: tuple[NightTraffic, ...] = ()
     checks: tuple[NightChecks, ...] = ()
+    night: Night | None = None
+    quarantined_before: int = 0
 
     @property
     def totals(self) -> dict[Stage, int]:
@@ -280,6 +284,14 @@ def night_status(
     )
 
 
+def _quantile(ordered: Sequence[float], part: float) -> float:
+    """Value below which a part of some lie; between two of them, in proportion."""
+    place, last = part * (len(ordered) - 1), len(ordered) - 1
+    below = int(place)
+    above = min(below + 1, last)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
 def _key(row: CcdRow) -> tuple[str, int, int]:
     return row.key.camera, row.key.exposure, row.key.ccd
 
@@ -318,8 +330,7 @@ def _passed(stages: Sequence[Stage]) -> dict[Stage, Sequence[_Mark]]:
     """Which of an end's stages are behind a CCD at each stage, with what gives their times."""
     marks = [(stage, attrgetter(f"{stage.value}_at")) for stage in stages]
     return {
-        stage: marks[: stages.index(stage) + 1] if stage in stages else marks[:1]
-        for stage in Stage
+        stage: marks[: stages.index(stage) + 1] if stage in stages else marks[:1] for stage in Stage
     }
 
 
