@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from postgresql_server import Server, binaries
 
 from prepipe.cluster.rescue import second_tries
-from prepipe.model import Ccd, Exposure, Kind, Night, Stage
+from prepipe.model import Exposure, Kind, Night, Stage
 from prepipe.store import CcdKey, Journal, tables
 from prepipe.store.database import open_engine
 
@@ -208,16 +208,13 @@ def writing(journal: Journal) -> Iterator[None]:
 def of_ingest(name: str, journal: Journal, exposures: int) -> list[Row]:
     """What an ingest asks again and again."""
     newest, through = CcdKey("decam", exposures, 1), CcdKey("decam", exposures // 2, 1)
-    told = exposure_of(exposures, exposures)
     calls: dict[str, Callable[[], object]] = {
         "queue_ms": lambda: journal.rows(Stage.LANDED, limit=40),
         "idle_ms": lambda: journal.rows(Stage.FOUND, limit=1),
         "second_tries_ms": lambda: list(second_tries(journal, through)),
         "take_up_night_ms": lambda: journal.packets(Night.of(FIRST_NIGHT)),
         "advance_ms": lambda: journal.advance(newest, Stage.LANDED, 0.1),
-        "land_ms": lambda: journal.add_exposure(told, [Ccd(next(ccds), "S1")], stage=Stage.LANDED),
     }
-    ccds = iter(range(1, CCDS + 1))
     return [row(f"{what}.{name}", 1e3 * timed(call), "ms") for what, call in calls.items()]
 
 
