@@ -127,6 +127,7 @@ CALLS = {
     "a CCD": lambda j: j.row(CcdKey("decam", 5, 1)),
     "the packets of a night": lambda j: j.packets(NEWEST),
     "the pointings around an exposure": lambda j: list(second_tries(j, CcdKey("decam", 50, 1))),
+    "what waits for the archive": lambda j: j.originals(),
     "how many are in quarantine": lambda j: j.number_at(Stage.QUARANTINED),
     "the status of the newest night": lambda j: Journals(None, j).status(),
 }
@@ -144,6 +145,13 @@ def test_the_queue_is_a_walk_along_an_index(journal: Journal, where: Path | str)
     (plan,) = plans(where, lambda: journal.rows(Stage.LANDED, limit=4))
     assert "ccds_in_turn" in plan
     assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+def test_what_waits_for_the_archive_has_an_index_of_its_own(
+    journal: Journal, where: Path | str
+) -> None:
+    (plan,) = plans(where, journal.originals)
+    assert "ccds_to_archive" in plan
 
 
 def test_a_question_without_an_index_would_be_seen(where: Path | str) -> None:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
 
 from prepipe.errors import DuplicateError
 from prepipe.model import Ccd, Exposure, Grade, Kind, Night, Reduction, Stage
@@ -354,7 +354,8 @@ class Journal:
         """
         table = tables.ccds
         query = joined().where(
-            (table.c.stage == Stage.SENT.value)
+            # written out, or the index of what waits would not be known to hold it
+            (table.c.stage == literal(Stage.SENT.value, literal_execute=True))
             & table.c.codec.not_in(LOSSLESS)
             & table.c.archived_at.is_(None)
         )

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -75,6 +76,8 @@ exposures = Table(
     Index("exposures_by_start", "start"),
 )
 
+TO_ARCHIVE = text("stage = 'sent' AND archived_at IS NULL")
+
 ccds = Table(
     "ccds",
     metadata,
@@ -111,6 +114,12 @@ ccds = Table(
     Index("ccds_in_turn", "stage", "start"),
     # All that is counted, so that counting reads no rows.
     Index("ccds_by_exposure", "exposure_id", "stage", "grade"),
+    Index(
+        "ccds_to_archive",
+        *("stage", "archived_at", "start"),
+        sqlite_where=TO_ARCHIVE,
+        postgresql_where=TO_ARCHIVE,
+    ),
 )
 
 files = Table(
