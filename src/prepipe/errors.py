@@ -12,6 +12,7 @@
      │   └─ DuplicateError     another file already bears this exposure number
      └─ TransientError         try again later
          ├─ LinkError          the far side cannot be reached
+         ├─ PlaceLostError     a node, job or broker is gone, with the work it had
          └─ StorageError       disk full, directory unreadable, file vanished
 
 The message of each is one sentence for a tired reader: what, where, what to do.
@@ -28,6 +29,7 @@ __all__ = [
     "LinkError",
     "PacketError",
     "PixelError",
+    "PlaceLostError",
     "PrepipeError",
     "StorageError",
     "TransientError",
@@ -72,6 +74,10 @@ class TransientError(PrepipeError):
 
 class LinkError(TransientError):
     """The far side of the link cannot be reached or does not answer."""
+
+
+class PlaceLostError(TransientError):
+    """A node, a job or the broker is gone with the work it had: no fault of the work."""
 
 
 class StorageError(TransientError):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prepipe.compute.base import Compute
+from prepipe.compute.base import Compute, Job
 from prepipe.compute.local import LocalCompute, worker_traceback
 from prepipe.config import Site
 
-__all__ = ["Compute", "LocalCompute", "open_compute", "worker_traceback"]
+__all__ = ["Compute", "Job", "LocalCompute", "open_compute", "worker_traceback"]
+
+
+DIRECTORY = "compute"
+"""Below the cluster's work directory: what the batch jobs need, and notes of what runs."""
 
 
 def open_compute(site: Site, warm_up: Callable[[], object] | None = None) -> Compute:
@@ -18,7 +22,13 @@ def open_compute(site: Site, warm_up: Callable[[], object] | None = None) -> Com
     ----------
     site : Site
     warm_up : callable, optional
-        A top-level function that each worker calls before its first order, such as one
-        that compiles what is compiled at first use.
+        A top-level function that each worker of this machine calls before its first order,
+        such as one that compiles what is compiled at first use.
     """
-    return LocalCompute(site.cluster.workers, warm_up, site.cluster.time_limit_s)
+    cluster, settings = site.cluster, site.compute
+    if settings.place == "local":
+        return LocalCompute(cluster.workers, warm_up, cluster.time_limit_s)
+    # Parsl takes half a second to load, which whoever works on one machine need not wait for
+    from prepipe.compute.batch import BatchCompute  # noqa: PLC0415
+
+    return BatchCompute(settings, cluster.work / DIRECTORY, cluster.time_limit_s)

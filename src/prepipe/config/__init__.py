@@ -15,6 +15,7 @@ from prepipe.config.calibration import (
     Rescue,
 )
 from prepipe.config.cluster import Cluster
+from prepipe.config.compute import Compute
 from prepipe.config.site import Site
 from prepipe.config.telescope import (
     PACK_SETTINGS,
@@ -31,6 +32,7 @@ __all__ = [
     "BiasChange",
     "Calibration",
     "Cluster",
+    "Compute",
     "External",
     "FlatChange",
     "Limits",

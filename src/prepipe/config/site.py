@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from prepipe.config.calibration import Calibration, Limits
 from prepipe.config.cluster import Cluster
+from prepipe.config.compute import Compute
 from prepipe.config.section import Section
 from prepipe.config.telescope import Link, Pack, Push, Telescope
 from prepipe.errors import ConfigError
@@ -29,6 +30,7 @@ class Site(Section):
     link: Link = Link()
     push: Push = Push()
     cluster: Cluster = Cluster()
+    compute: Compute = Compute()
     calibration: Calibration = Calibration()
     limits: dict[str, Limits] = Field(
         {"default": Limits()},
