@@ -75,6 +75,12 @@ class Compute(Section):
             raise ValueError("on pbspro a reservation is a queue: name it as queue")
         if self.jobs_ready > self.jobs:
             raise ValueError(f"jobs_ready ({self.jobs_ready}) is more than jobs ({self.jobs})")
+        if self.shared_slots and not self.scratch:
+            raise ValueError("shared_slots needs scratch: only then reading is apart from work")
+        if self.place == "pbspro" and self.tmp_gb:
+            raise ValueError(
+                "PBS Pro has no common word for tmp_gb: ask in options, in your site's words"
+            )
         if self.ports[0] >= self.ports[1]:
             raise ValueError("ports: the first must be below the second")
         for line in (*self.options, *self.setup, *self.modules, *self.environment.values()):

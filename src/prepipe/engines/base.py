@@ -48,6 +48,9 @@ class Order:
         Which HDU of a raw FITS file; None for a packet.
     hints : tuple of PointingHint
         Tried in turn if the header alone does not lead to a WCS.
+    scratch : Path or None
+        A directory of this order alone on the node's own disk, made and removed by the caller;
+        None lets the engine make a temporary one.
     """
 
     source: Path
@@ -58,6 +61,7 @@ class Order:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     hdu: int | None = None
     hints: tuple[PointingHint, ...] = ()
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
