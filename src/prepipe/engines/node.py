@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prepipe.compute.scratch import scratch_directory, scratch_root, shared_turn
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.scratch import scratch_directory, scratch_root, shared_turn
 from prepipe.errors import InputError, PlaceLostError, PrepipeError, StorageError
 from prepipe.files import atomic_path, storage_errors
 
