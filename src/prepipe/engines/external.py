@@ -50,7 +50,7 @@ _STRUCTURE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|EXTEND|INHERIT|BSCALE|BZERO|CHECKSUM|DATASUM"
 )
 _TAIL_BYTES = 1 << 14
-_SOURCE = 'source "$1" >/dev/null && env -0'
+_SOURCE = 'source "$1" >&2 && env -0'
 
 
 @dataclass(frozen=True)
