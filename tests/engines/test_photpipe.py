@@ -118,6 +118,16 @@ def test_a_raw_file_that_changed_is_reduced_from_the_start(site, packet, tmp_pat
         assert (fits.getdata(outcome.reduction.product) == sent[1].data).all()
 
 
+def test_results_of_the_raw_file_that_was_there_before_are_never_taken_for_new(
+    site, packet, tmp_path
+):
+    photpipe.reduce(site.order(packet))
+    (other,) = packets(tmp_path / "others", 941420, (3,), seed=1)
+    site.control(fails={"941420_3": "exit 0 without image"})
+    with pytest.raises(EngineError, match="left no image"):
+        photpipe.reduce(site.order(other))
+
+
 def test_a_site_may_take_a_later_image_of_the_workspace(tmp_path, packet):
     site = PhotpipeSite(tmp_path, image_ends=(".sw.fits", ".fits"))
     photpipe.reduce(site.order(packet))

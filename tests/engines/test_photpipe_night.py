@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from photpipe_site import PhotpipeSite
 from small_packets import packets
+from typer.testing import CliRunner
 
+from prepipe.cli import app
+from prepipe.cli.settings import commented_toml
 from prepipe.cluster import Ingest
 from prepipe.compute import LocalCompute
 from prepipe.config import Calibration, Cluster, Engines, Site
@@ -158,3 +162,16 @@ def test_a_hanging_ccd_is_stopped_and_the_others_go_on(here, site, journal, tmp_
     assert journal.row(CcdKey("decam", 941420, 4)).stage is Stage.QUARANTINED
     assert not list(here.products.rglob("*_4.fits"))
     assert len(list(here.products.rglob("*.fits"))) == 3
+
+
+def test_files_at_hand_go_through_photpipe_too_with_its_ladder(here, site, tmp_path):
+    here.control(stubborn={"941420_3": {"WCSNON_SEARCHRAD": 25, "WCSNON_CAT_MAXMAG": 14.2}})
+    config = tmp_path / "prepipe.toml"
+    config.write_text(commented_toml(site))
+    files = packets(tmp_path / "packets", 941420, CCDS)
+    words = ["calibrate", *files, "--config", config, "--out", here.products, "--json"]
+    answer = CliRunner().invoke(app, [str(word) for word in words])
+    assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.stdout)["ccds"]
+    assert {ccd["ccd"]: ccd["grade"] for ccd in told} == dict.fromkeys(CCDS, "yellow")
+    assert [len(here.commands(ccd=ccd)) for ccd in CCDS] == [1, 1, 3, 1]

@@ -22,6 +22,7 @@ from prepipe.engines.base import Engine, Finding, Order, Outcome
 from prepipe.engines.external import (
     Ran,
     copy_product,
+    graded,
     own_directories,
     program_path,
     run_program,
@@ -36,7 +37,6 @@ from prepipe.engines.sanity import exposure_flags
 from prepipe.errors import ConfigError, EngineError, PrepipeError
 from prepipe.files import storage_errors
 from prepipe.model import Colour, Grade, Kind, PointingHint, Reduction, WcsTry
-from prepipe.quality.grades import grade, limits_for
 from prepipe.quality.rescue import ANY_CCD, NEIGHBOURS, SAME_CCD
 
 __all__ = ["engine", "reduce"]
@@ -108,6 +108,8 @@ def reduce(order: Order) -> Outcome:
     with scratch_of(order) as scratch:
         run = _prepare(order, raw, scratch)
         replaced = place_raw(raw, run.place, scratch)
+        if replaced:
+            run.place.discard((*run.settings.image_ends, *run.settings.catalogue_ends))
         if raw.exposure.kind in (Kind.ZERO, Kind.DOME_FLAT):
             seconds = {"place": time.monotonic() - begun}
             kept = Reduction(raw.exposure.number, raw.ccd.number, seconds=seconds)
@@ -116,8 +118,7 @@ def reduce(order: Order) -> Outcome:
         product, catalogue = _take_products(run, order, raw)
     reduction = _summary(raw, row, tries, product, catalogue)
     reduction = replace(reduction, seconds={"photpipe": time.monotonic() - begun})
-    limits = limits_for(order.limits, raw.exposure.camera, raw.exposure.band)
-    return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
+    return graded(order, raw, reduction)
 
 
 def _prepare(order: Order, raw: RawCcd, scratch: Path) -> _Run:

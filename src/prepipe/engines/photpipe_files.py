@@ -70,6 +70,13 @@ class Place:
                 return path, end
         return None
 
+    def discard(self, ends: Sequence[str]) -> None:
+        """Remove the files of the workspace whose names end so."""
+        for end in ends:
+            path = self.workspace / f"{self.stem}{end}"
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+
     def _below(self, part: str) -> Path:
         return self.data / part / self.night / str(self.ccd)
 
