@@ -42,6 +42,7 @@ LIBRARIES = (
     "fitsio",
     "imagecodecs",
     "numba",
+    "parsl",
     "scipy",
     "SQLAlchemy",
     "alembic",
@@ -127,9 +128,15 @@ def _cluster_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_space("cluster.products", own.products),
         lambda: check_clock("cluster.work", own.work),
         lambda: check_journal("cluster", own),
-        lambda: check_workers("cluster.workers", own.workers),
+        *_own_workers(site),
         *_engine_checks(site),
     ]
+
+
+def _own_workers(site: Site) -> list[Callable[[], Check]]:
+    if site.compute.place != "local":
+        return []
+    return [lambda: check_workers("cluster.workers", site.cluster.workers)]
 
 
 def _engine_checks(site: Site) -> list[Callable[[], Check]]:
