@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from prepipe.cluster.rescue import second_tries
 from prepipe.cluster.throttle import may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
-from prepipe.engines.base import Order, Outcome
+from prepipe.engines.base import Engine, Order, Outcome
 from prepipe.engines.library import MasterLibrary
 from prepipe.errors import (
     ConfigError,
@@ -30,10 +30,7 @@ from prepipe.files import storage_errors
 from prepipe.model import Kind, PointingHint, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 
-__all__ = ["Dispatcher", "Work"]
-
-Work = Callable[[Order], Outcome]
-"""A top-level function that reduces one CCD."""
+__all__ = ["Dispatcher"]
 
 _AWAIT_MASTERS = (Kind.ZERO, Kind.DOME_FLAT)
 _LONGEST_REST_S = 60.0
@@ -58,14 +55,14 @@ class Dispatcher:
     site : Site
     journal : Journal
     compute : Compute
-    work : callable
+    engine : Engine
     """
 
-    def __init__(self, site: Site, journal: Journal, compute: Compute, work: Work) -> None:
+    def __init__(self, site: Site, journal: Journal, compute: Compute, engine: Engine) -> None:
         self._site = site
         self._journal = journal
         self._compute = compute
-        self._work = work
+        self._engine = engine
         self._library = MasterLibrary(site.cluster.calibrations)
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
@@ -185,7 +182,7 @@ class Dispatcher:
         for row in self._journal.rows(Stage.LANDED, limit=looked_at):
             if row.key in self._flying or self._rests(row.key):
                 continue
-            if row.exposure.kind in _AWAIT_MASTERS:
+            if row.exposure.kind in _AWAIT_MASTERS and not self._engine.wants_calibrations:
                 self._journal.advance(row.key, Stage.CALIBRATED)
                 yield Event(What.AWAITING, str(row.key), "kept for the masters", row.key)
             elif not os.path.lexists(row.packet):
@@ -216,9 +213,10 @@ class Dispatcher:
             calibrations=self._library.choose(row.exposure, row.key.ccd, self._site.calibration),
             limits=self._site.limits,
             hints=self._hints.pop(row.key, ()),
+            settings=self._site.engines,
         )
         self._journal.begin(row.key, Stage.CALIBRATED)
-        future = self._compute.submit(self._work, order)
+        future = self._compute.submit(self._engine.work, order)
         self._flying[row.key] = _Flight(row, future)
         future.add_done_callback(lambda _: self.answered.set())
         return Event(What.BEGUN, str(row.key), "", row.key)

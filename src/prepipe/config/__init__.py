@@ -15,6 +15,7 @@ from prepipe.config.calibration import (
     Rescue,
 )
 from prepipe.config.cluster import Cluster
+from prepipe.config.engines import EXTERNAL_ENGINES, Engines, Hscpipe, Lsst, Photpipe
 from prepipe.config.site import Site
 from prepipe.config.telescope import (
     PACK_SETTINGS,
@@ -27,16 +28,21 @@ from prepipe.config.telescope import (
 )
 
 __all__ = [
+    "EXTERNAL_ENGINES",
     "PACK_SETTINGS",
     "BiasChange",
     "Calibration",
     "Cluster",
+    "Engines",
     "External",
     "FlatChange",
+    "Hscpipe",
     "Limits",
     "Link",
+    "Lsst",
     "Method",
     "Pack",
+    "Photpipe",
     "ProductForm",
     "Push",
     "Rescue",
