@@ -67,7 +67,9 @@ def tpv_cards(
     pixels = _grid(shape) - np.array(
         [[finite_number(header, "CRPIX1")], [finite_number(header, "CRPIX2")]]
     )
-    distortion = sum(pair[:, None] * pixels[0] ** i * pixels[1] ** j for (i, j), pair in terms.items())
+    distortion = sum(
+        pair[:, None] * pixels[0] ** i * pixels[1] ** j for (i, j), pair in terms.items()
+    )
     found = _fitted(cd @ pixels, cd @ (pixels + distortion))
     told: dict[str, float | str] = {"CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV"}
     told |= {"CUNIT1": "deg", "CUNIT2": "deg"}

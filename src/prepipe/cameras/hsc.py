@@ -96,9 +96,7 @@ class Hsc:
             amplifiers.append(_channel(header, channel, boxes[channel], column))
             column += boxes[channel].shape[1]
         first = boxes[order[0]]
-        return Layout(
-            RAW_SHAPE, (first.shape[0], column), tuple(amplifiers), (first.x0, first.y0)
-        )
+        return Layout(RAW_SHAPE, (first.shape[0], column), tuple(amplifiers), (first.x0, first.y0))
 
     def wcs_header(self, header: Header, layout: Layout) -> Header:
         """Nominal TAN, rough as the header says itself; see `Camera.wcs_header`."""
