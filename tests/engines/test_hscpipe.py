@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
-import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -247,11 +246,9 @@ class TestWhatGoesWrong:
         self, packet: Path, tmp_path: Path, calib: Path
     ) -> None:
         order = order_for(packet, tmp_path, calib, {"time_limit_s": 8.0}, STANDIN_FAULT="hang")
-        begin = time.monotonic()
 
-        with pytest.raises(EngineError, match=r"hscProcessCcd.py took more than 8 s"):
+        with pytest.raises(EngineError, match="took more than 8 s and was killed"):
             carry_out(order)
-        assert time.monotonic() - begin < 300.0
 
     def test_a_truncated_image_is_no_product(
         self, packet: Path, tmp_path: Path, calib: Path

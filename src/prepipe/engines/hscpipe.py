@@ -24,8 +24,8 @@ from prepipe.engines.external import Ran, copy_product, plain_raw_file, scratch_
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.repository import sole_writer, tried_again
 from prepipe.engines.stack_check import environment_findings, path_finding, repository_finding
-from prepipe.engines.stack_figures import NO_MATCH, finished, unsolved
-from prepipe.engines.stack_image import StackImage, read_stack_image
+from prepipe.engines.stack_figures import NO_MATCH, Attempt, finished
+from prepipe.engines.stack_image import read_stack_image
 from prepipe.engines.stack_run import Programs, environment_of, moved, pointings, told
 from prepipe.engines.stopwatch import Stopwatch
 from prepipe.errors import ConfigError, EngineError
@@ -114,15 +114,12 @@ def carry_out(order: Order) -> Outcome:
                 ccd.register(moved(raw, hint))
             with watch.timing("reduce"):
                 made = ccd.reduce()
-            tries.append(told(hint, made is not None))
-            if made is not None:
+            tries.append(told(hint, made.matched))
+            if made.matched:
                 break
         with watch.timing("write"):
-            if made is None:
-                done = unsolved(order, raw, tuple(tries))
-            else:
-                seeing = ccd.seeing_arcsec()
-                done = finished(order, raw, camera, made, NAME, seeing, tuple(tries))
+            seeing = ccd.seeing_arcsec()
+            done = finished(order, raw, camera, made, NAME, seeing, tuple(tries))
     return replace(done, reduction=replace(done.reduction, seconds=watch.seconds))
 
 
@@ -227,8 +224,8 @@ class _Ccd:
         except sqlite3.Error:
             return False
 
-    def reduce(self) -> StackImage | None:
-        """The CORR image; None if the astrometry found no match."""
+    def reduce(self) -> Attempt:
+        """The CORR image, if the astrometry let there be one."""
         with storage_errors(self.root):
             for stale in self._made("corr", f"CORR-{self.name}.fits"):
                 stale.unlink()
@@ -240,10 +237,9 @@ class _Ccd:
         words += ["--clobber-config", "--no-backup-config", "--doraise"]
         ran = self.programs.run(self.settings.process, "hscpipe.process", *words)
         made = self._made("corr", f"CORR-{self.name}.fits")
-        if made:
-            return read_stack_image(made[0])
-        _require_no_match(ran)
-        return None
+        if not made:
+            _require_no_match(ran)
+        return Attempt.of(read_stack_image(made[0]) if made else None, ran)
 
     def seeing_arcsec(self) -> float | None:
         """What the grid of seeing tells, if it was written."""

@@ -24,8 +24,8 @@ from prepipe.engines.external import Ran, raw_file, scratch_of
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.repository import sole_writer, tried_again
 from prepipe.engines.stack_check import environment_findings, path_finding, repository_finding
-from prepipe.engines.stack_figures import NO_MATCH, finished, unsolved
-from prepipe.engines.stack_image import StackImage, read_stack_image
+from prepipe.engines.stack_figures import NO_MATCH, Attempt, finished
+from prepipe.engines.stack_image import read_stack_image
 from prepipe.engines.stack_run import Programs, environment_of, point, pointings, told
 from prepipe.engines.stopwatch import Stopwatch
 from prepipe.errors import ConfigError, EngineError
@@ -95,17 +95,14 @@ def carry_out(order: Order) -> Outcome:
                 ccd.register(_raw_file(order, scratch / f"raw{number}", hint))
             with watch.timing("reduce"):
                 made = ccd.reduce()
-            tries.append(told(hint, made is not None))
-            if made is not None:
+            tries.append(told(hint, made.matched))
+            if made.matched:
                 break
-        if made is None:
+        else:
             # rungs that could not be tried are told as well: another try would be no better
             tries += [told(hint, False) for hint in order.hints]
         with watch.timing("write"):
-            if made is None:
-                done = unsolved(order, raw, tuple(dict.fromkeys(tries)))
-            else:
-                done = finished(order, raw, camera, made, NAME, tries=tuple(tries))
+            done = finished(order, raw, camera, made, NAME, tries=tuple(dict.fromkeys(tries)))
     return replace(done, reduction=replace(done.reduction, seconds=watch.seconds))
 
 
@@ -197,8 +194,8 @@ class _Ccd:
 
         tried_again(attempt)
 
-    def reduce(self) -> StackImage | None:
-        """The calibrated image; None if the astrometry found no match."""
+    def reduce(self) -> Attempt:
+        """The calibrated image, if the astrometry let there be one."""
         words = ["run", "-b", str(self.root), "-i", ",".join(self.settings.inputs)]
         words += ["-o", self.output, "-p", self._pipeline()]
         words += ["-d", f"{self.of_exposure} AND detector={self.detector}"]
@@ -210,10 +207,9 @@ class _Ccd:
             words += ["--extend-run", "--skip-existing-in", self.output]
         ran = self.programs.run(self.settings.pipetask, "lsst.pipetask", *words)
         made = self._made()
-        if made is not None:
-            return read_stack_image(made)
-        self._require_no_match(ran)
-        return None
+        if made is None:
+            self._require_no_match(ran)
+        return Attempt.of(None if made is None else read_stack_image(made), ran)
 
     def _pipeline(self) -> str:
         return _expanded(self.settings.pipeline, self.programs.environment)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from prepipe import __version__
 from prepipe.calibrate.tpv import Tpv
 from prepipe.cameras import Camera
 from prepipe.engines.base import Order, Outcome
+from prepipe.engines.external import Ran
 from prepipe.engines.names import IMAGE, product_path
 from prepipe.engines.products import Card
 from prepipe.engines.raw import RawCcd
@@ -19,7 +20,7 @@ from prepipe.errors import HeaderError
 from prepipe.model import Reduction, WcsTry
 from prepipe.quality.grades import grade, limits_for
 
-__all__ = ["NO_MATCH", "finished", "unsolved"]
+__all__ = ["NO_MATCH", "Attempt", "finished"]
 
 NO_MATCH = (
     "unable to match sources",
@@ -34,23 +35,46 @@ NO_MATCH = (
 FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What a pipeline made of a CCD.
+
+    Parameters
+    ----------
+    image : StackImage or None
+    matched : bool
+        Whether its astrometry found a match.
+    """
+
+    image: StackImage | None
+    matched: bool
+
+    @classmethod
+    def of(cls, image: StackImage | None, ran: Ran) -> Attempt:
+        """An image, and what the log of the run says."""
+        residual = None if image is None else image.number("WCS_RMS")
+        unfitted = residual is not None and residual < 0.0
+        failed = unfitted or any(ran.says(text) for text in NO_MATCH)
+        return cls(image, image is not None and not failed)
+
+
 def finished(
     order: Order,
     raw: RawCcd,
     camera: Camera,
-    made: StackImage,
+    made: Attempt,
     engine: str,
     seeing_arcsec: float | None = None,
     tries: tuple[WcsTry, ...] = (),
 ) -> Outcome:
-    """Write the product of a calibrated CCD and grade it.
+    """Write the product of a calibrated CCD, if there is one, and grade it.
 
     Parameters
     ----------
     order : Order
     raw : RawCcd
     camera : Camera
-    made : StackImage
+    made : Attempt
     engine : str
         Whose work it is.
     seeing_arcsec : float, optional
@@ -63,15 +87,19 @@ def finished(
     StorageError
         If the product cannot be written.
     """
+    flags = exposure_flags(raw.exposure) + (() if made.matched else ("NO_WCS", "NO_MATCH"))
+    image = made.image
+    if image is None:
+        reduction = Reduction(raw.exposure.number, raw.ccd.number, flags=flags, wcs_tries=tries)
+        return _graded(order, raw, reduction)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
     product = product.with_name(product.name.removesuffix(IMAGE) + ".fits")
-    wcs, flags = _wcs(made, order.calibration.output.wcs)
-    shift = None if "NO_WCS" in flags else _pointing_error(raw, camera, wcs)
-    seeing = seeing_arcsec if seeing_arcsec is not None else _seeing(made, camera)
+    wcs, odd = _wcs(image)
+    shift = _pointing_error(raw, camera, wcs) if made.matched and wcs else None
     reduction = replace(
-        _figures(made, raw),
-        flags=(*exposure_flags(raw.exposure), *flags),
-        seeing_arcsec=seeing,
+        _figures(image, raw),
+        flags=tuple(dict.fromkeys(flags + odd)),
+        seeing_arcsec=seeing_arcsec if seeing_arcsec is not None else _seeing(image, camera),
         offset_arcsec=None if shift is None else math.hypot(*shift),
         offset_east_arcsec=None if shift is None else shift[0],
         offset_north_arcsec=None if shift is None else shift[1],
@@ -79,15 +107,9 @@ def finished(
         product=str(product),
     )
     outcome = _graded(order, raw, reduction)
-    write_stack_image(product, made, wcs, _cards(outcome, engine))
+    kept = order.calibration.output.wcs == "sip"
+    write_stack_image(product, image, {} if kept else wcs, _cards(outcome, engine))
     return outcome
-
-
-def unsolved(order: Order, raw: RawCcd, tries: tuple[WcsTry, ...]) -> Outcome:
-    """A CCD of which the pipeline made nothing, for want of a WCS."""
-    flags = (*exposure_flags(raw.exposure), "NO_WCS", "NO_MATCH")
-    reduction = Reduction(raw.exposure.number, raw.ccd.number, flags=flags, wcs_tries=tries)
-    return _graded(order, raw, reduction)
 
 
 def _graded(order: Order, raw: RawCcd, reduction: Reduction) -> Outcome:
@@ -95,16 +117,12 @@ def _graded(order: Order, raw: RawCcd, reduction: Reduction) -> Outcome:
     return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
 
 
-def _wcs(made: StackImage, form: str) -> tuple[Mapping[str, float | str], tuple[str, ...]]:
-    """The WCS cards of the product, none to keep the stack's own; and what is odd about it."""
-    residual = made.number("WCS_RMS")
-    failed = ("NO_WCS",) if residual is not None and residual < 0.0 else ()
+def _wcs(image: StackImage) -> tuple[Mapping[str, float | str], tuple[str, ...]]:
+    """Its WCS as a TPV; where there is none, nothing but a flag that says why."""
     try:
-        cards = made.tpv_cards()
+        return image.tpv_cards(), ()
     except HeaderError:
-        has_one = "CTYPE1" in made.headers["IMAGE"]
-        return {}, failed or (("WCS_IN_SIP",) if has_one else ("NO_WCS",))
-    return ({} if form == "sip" else cards), failed
+        return {}, ("WCS_IN_SIP" if "CTYPE1" in image.headers["IMAGE"] else "NO_WCS",)
 
 
 def _pointing_error(

@@ -9,9 +9,11 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from astropy.io import fits
+if TYPE_CHECKING:
+    import numpy as np
+    from astropy.io import fits
 
 SEARCH_ARCSEC = 30.0
 """Pointing error within which the astrometry finds its match."""
@@ -61,6 +63,10 @@ def solved(header: fits.Header) -> tuple[float, float] | None:
 
 def write_exposure(path: Path, raw: fits.Header, pixels: np.ndarray, crval, **metadata) -> None:
     """Image, mask and variance with a TAN-SIP, mirrored as the stack has HSC."""
+    # slow to load, and most stand-ins do without
+    import numpy as np
+    from astropy.io import fits
+
     image = pixels[:, ::-1].astype(np.float32)
     columns = image.shape[1]
     wcs = fits.Header()
