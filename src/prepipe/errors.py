@@ -13,6 +13,7 @@
      └─ TransientError         try again later
          ├─ EngineError        an external pipeline failed over a CCD
          ├─ LinkError          the far side cannot be reached
+         ├─ PlaceLostError     a node, job or broker is gone, with the work it had
          └─ StorageError       disk full, directory unreadable, file vanished
 
 The message of each is one sentence for a tired reader: what, where, what to do.
@@ -30,6 +31,7 @@ __all__ = [
     "LinkError",
     "PacketError",
     "PixelError",
+    "PlaceLostError",
     "PrepipeError",
     "StorageError",
     "TransientError",
@@ -78,6 +80,10 @@ class EngineError(TransientError):
 
 class LinkError(TransientError):
     """The far side of the link cannot be reached or does not answer."""
+
+
+class PlaceLostError(TransientError):
+    """A node, a job or the broker is gone with the work it had: no fault of the work."""
 
 
 class StorageError(TransientError):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from prepipe.cameras import load_camera
+from prepipe.cluster.board import Board
 from prepipe.cluster.dispatch import Dispatcher
 from prepipe.cluster.events import Event, Report, What
 from prepipe.cluster.receive import Receiver
@@ -99,6 +100,7 @@ class Ingest:
             raise ConfigError(f"calibration.reference: {reference} does not exist; give its path")
         with sole_user(self._cluster.work / _LOCK_NAME):
             sweep_partials(self._cluster.products, _LEFTOVER_S)
+            Board(self._cluster.work).wipe()
             self._go_round(once, stop)
             self._tell_all(self._dispatcher.stop(STOP_S))
         return self._report
@@ -122,7 +124,8 @@ class Ingest:
 
     def _at_rest(self) -> bool:
         """Whether nothing is left to do, or nothing that can be done now."""
-        return self._dispatcher.idle or self._dispatcher.held_up
+        dispatcher = self._dispatcher
+        return dispatcher.idle or dispatcher.held_up or dispatcher.drained
 
     def _take_and_serve(self, stop: threading.Event) -> None:
         for event in self._receiver.look():

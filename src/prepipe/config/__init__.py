@@ -15,6 +15,7 @@ from prepipe.config.calibration import (
     Rescue,
 )
 from prepipe.config.cluster import Cluster
+from prepipe.config.compute import Compute
 from prepipe.config.engines import EXTERNAL_ENGINES, Engines, Hscpipe, Lsst, Photpipe
 from prepipe.config.site import Site
 from prepipe.config.telescope import (
@@ -33,6 +34,7 @@ __all__ = [
     "BiasChange",
     "Calibration",
     "Cluster",
+    "Compute",
     "Engines",
     "External",
     "FlatChange",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prepipe.config.section import Section
 
@@ -33,7 +33,62 @@ class Photpipe(Section):
         examples=["/fred/photpipe/data"],
         description="PIPE_DATA, shared by all nodes; unset: as the environment says",
     )
-    time_limit_s: float = Field(900.0, gt=0, description="a run that takes longer is killed")
+    node_local: bool = Field(
+        False,
+        description="reduce each CCD in a PIPE_DATA of its own on the node's disk: the shared "
+        "one's rawdata is linked into it and its workspace copied, as far as `calibrations` says, "
+        "and all else in it linked",
+    )
+    calibrations: tuple[str, ...] = Field(
+        (
+            "rawdata/{night}/{ccd}/bias.*",
+            "rawdata/{night}/{ccd}/domeflat.*",
+            "workspace/{night}/{ccd}/bias*",
+            "workspace/{night}/{ccd}/domeflat*",
+        ),
+        description="node_local: what a CCD is reduced with",
+    )
+    instrument: str | None = Field(
+        None, examples=["DECAM"], description="PIPE_INSTRUMENT; unset: as the environment says"
+    )
+    stages: tuple[str, ...] = Field(
+        (), description='stages to run: ["FLATTEN", "WCSNON"]; empty: all that its stages.init has'
+    )
+    keys: dict[str, str] = Field(
+        {}, description='further parameters, passed as -k: {WCSNON_CAT = "WEB2MASS_J"}'
+    )
+    expnum_digits: int = Field(
+        0, ge=0, le=12, description="exposure numbers in its names have at least so many digits"
+    )
+    rms_max_arcsec: float | None = Field(
+        None,
+        examples=[0.25],
+        gt=0,
+        description="WCSNON_RMSMAX, largest residual accepted; unset: as its own parameters say",
+    )
+    image_ends: tuple[str, ...] = Field(
+        (".fits",),
+        min_length=1,
+        description="how the calibrated image's name ends in its workspace; the first that is "
+        "there becomes the product",
+    )
+    catalogue_ends: tuple[str, ...] = Field(
+        (".dcmp",), description="the same of the source table, if there is one"
+    )
+    time_limit_s: float = Field(
+        540.0,
+        gt=0,
+        description="a CCD that takes longer in all is given up and its programs are killed; less "
+        "than cluster.time_limit_s",
+    )
+
+    @field_validator("calibrations")
+    @classmethod
+    def _below_the_data(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
+                raise ValueError(f"{pattern!r} must be a path below PIPE_DATA")
+        return patterns
 
 
 class Hscpipe(Section):

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from prepipe.config.calibration import Calibration, Limits
 from prepipe.config.cluster import Cluster
+from prepipe.config.compute import Compute
 from prepipe.config.engines import Engines
 from prepipe.config.section import Section
 from prepipe.config.telescope import Link, Pack, Push, Telescope
@@ -30,6 +31,7 @@ class Site(Section):
     link: Link = Link()
     push: Push = Push()
     cluster: Cluster = Cluster()
+    compute: Compute = Compute()
     calibration: Calibration = Calibration()
     engines: Engines = Engines()
     limits: dict[str, Limits] = Field(
