@@ -124,7 +124,9 @@ class Hscpipe(Section):
         examples=["minimal.py"],
         description="file of settings for the program that reduces (-C)",
     )
-    time_limit_s: float = Field(900.0, gt=0, description="a program that takes longer is killed")
+    time_limit_s: float = Field(
+        500.0, gt=0, description="of one CCD; below cluster.time_limit_s, which ends the worker"
+    )
     lock_wait_s: float = Field(
         300.0, gt=0, description="longest wait until others have written into a shared repository"
     )
@@ -180,7 +182,9 @@ class Lsst(Section):
         ("*/preliminary_visit_image/**/*.fits", "*/calexp/**/*.fits"),
         description="where below its collection the calibrated CCD may be written",
     )
-    time_limit_s: float = Field(900.0, gt=0, description="a program that takes longer is killed")
+    time_limit_s: float = Field(
+        500.0, gt=0, description="of one CCD; below cluster.time_limit_s, which ends the worker"
+    )
     lock_wait_s: float = Field(
         300.0, gt=0, description="longest wait until others have written into a shared repository"
     )

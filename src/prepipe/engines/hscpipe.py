@@ -23,10 +23,15 @@ from prepipe.engines.base import Engine, Finding, Order, Outcome
 from prepipe.engines.external import Ran, copy_product, plain_raw_file, scratch_of
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.repository import sole_writer, tried_again
-from prepipe.engines.stack_check import environment_findings, path_finding, repository_finding
+from prepipe.engines.stack_check import (
+    environment_findings,
+    limit_finding,
+    path_finding,
+    repository_finding,
+)
 from prepipe.engines.stack_figures import NO_MATCH, Attempt, finished
 from prepipe.engines.stack_image import read_stack_image
-from prepipe.engines.stack_run import Programs, environment_of, moved, pointings, told
+from prepipe.engines.stack_run import Programs, moved, pointings, told
 from prepipe.engines.stopwatch import Stopwatch
 from prepipe.errors import ConfigError, EngineError
 from prepipe.files import atomic_write, storage_errors
@@ -52,41 +57,36 @@ _FRAME = re.compile(r"HSC[A-Z]\d{8}")
 def engine(site: Site) -> Engine:
     """This engine, as a site uses it."""
     settings = site.engines.hscpipe
-    return Engine(NAME, carry_out, wants_seeing=True, check=partial(check, settings))
+    return Engine(
+        NAME,
+        carry_out,
+        wants_seeing=True,
+        check=partial(check, settings, site.cluster.time_limit_s),
+    )
 
 
-def check(settings: Hscpipe) -> tuple[Finding, ...]:
+def check(settings: Hscpipe, worker_limit_s: float) -> tuple[Finding, ...]:
     """Whether hscPipe can be run here, for `prepipe doctor`."""
     programs = {"ingest": settings.ingest, "process": settings.process}
-    findings = [*environment_findings(NAME, settings.setup, programs)]
+    findings = list(environment_findings(NAME, settings.setup, programs))
     if settings.repository is not None:
-        findings.append(_repository_finding(settings))
+        findings.append(_repository_finding(settings.repository, settings.mapper))
     elif settings.calibrations is None:
-        findings.append(
-            Finding(
-                "hscpipe.calibrations",
-                "not set: a CCD's own repository has no bias, dark and flat",
-                "set it, or a shared repository",
-            )
-        )
+        found = "a CCD's own repository has no bias, dark and flat"
+        findings.append(Finding("calibrations", found, "set engines.hscpipe.calibrations"))
     for name in ("calibrations", "reference", "config"):
         path: Path | None = getattr(settings, name)
         if path is not None:
-            findings.append(path_finding(f"hscpipe.{name}", path))
-    return tuple(findings)
+            findings.append(path_finding(name, path, f"engines.hscpipe.{name}"))
+    return (*findings, limit_finding(NAME, settings.time_limit_s, worker_limit_s))
 
 
-def _repository_finding(settings: Hscpipe) -> Finding:
-    root = settings.repository
-    assert root is not None
-    mapper = root / "_mapper"
-    if mapper.is_file() and settings.mapper not in mapper.read_text(errors="replace"):
-        return Finding(
-            "hscpipe.repository",
-            f"{mapper} names another mapper than {settings.mapper}",
-            "correct hscpipe.mapper, or give another repository",
-        )
-    return repository_finding("hscpipe.repository", root)
+def _repository_finding(root: Path, mapper: str) -> Finding:
+    told = root / "_mapper"
+    if told.is_file() and mapper not in told.read_text(errors="replace"):
+        found = f"{told} names another mapper than {mapper}"
+        return Finding("repository", found, "look at engines.hscpipe.mapper")
+    return repository_finding(root)
 
 
 def carry_out(order: Order) -> Outcome:
@@ -142,13 +142,17 @@ class _Ccd:
         settings = order.settings.hscpipe
         return cls(
             settings,
-            Programs(environment_of(settings.setup, scratch), scratch, settings.time_limit_s),
+            Programs.of(settings.setup, scratch, settings.time_limit_s),
             settings.repository or scratch / "repository",
             raw.exposure.number,
             raw.ccd.number,
             f"{raw.exposure.start:%Y-%m-%d}",
             order.seeing_arcsec or order.calibration.seeing_guess_arcsec,
         )
+
+    @property
+    def _lock_wait_s(self) -> float:
+        return min(self.settings.lock_wait_s, self.programs.left_s)
 
     @property
     def name(self) -> str:
@@ -164,7 +168,7 @@ class _Ccd:
             self._link_calibrations()
             self._enter(file, "link")
             return
-        with sole_writer(self.root, self.settings.lock_wait_s):
+        with sole_writer(self.root, self._lock_wait_s):
             self._prepare(self.root)
             self._enter(file, "copy")
 
@@ -176,14 +180,12 @@ class _Ccd:
                     stream.write(f"{self.settings.mapper}\n".encode())
 
     def _link_calibrations(self) -> None:
-        for name, target in (
-            ("CALIB", self.settings.calibrations),
-            ("ref_cats", self.settings.reference),
-        ):
+        for name, setting in (("CALIB", "calibrations"), ("ref_cats", "reference")):
+            target: Path | None = getattr(self.settings, setting)
             if target is None:
                 continue
             if not target.is_dir():
-                raise ConfigError(f"hscpipe: the directory {target} is not there; see the settings")
+                raise ConfigError(f"engines.hscpipe.{setting}: the directory {target} is not there")
             with storage_errors(self.root):
                 link = self.root / name
                 link.unlink(missing_ok=True)
@@ -205,7 +207,7 @@ class _Ccd:
         # in a registry that is there, --create would drop what it holds
         fresh = [] if (self.root / REGISTRY).exists() else ["--create"]
         words = [str(self.root), *fresh, f"--mode={mode}", str(file)]
-        ran = self.programs.run(self.settings.ingest, "hscpipe.ingest", *words)
+        ran = self.programs.run(self.settings.ingest, "engines.hscpipe.ingest", *words)
         if self._raw_files() and self._registered():
             return None
         return ran.failure("registered no raw file")
@@ -235,7 +237,7 @@ class _Ccd:
             words += ["-C", str(self.settings.config)]
         words += ["-c", f"isr.fwhm={self.guess_arcsec:.2f}"]
         words += ["--clobber-config", "--no-backup-config", "--doraise"]
-        ran = self.programs.run(self.settings.process, "hscpipe.process", *words)
+        ran = self.programs.run(self.settings.process, "engines.hscpipe.process", *words)
         made = self._made("corr", f"CORR-{self.name}.fits")
         if not made:
             _require_no_match(ran)
@@ -256,7 +258,7 @@ def _require_no_match(ran: Ran) -> None:
     if ran.says(NO_CATALOGUE):
         raise ConfigError(
             "hscPipe found no reference catalogue: put `setup -j astrometry_net_data VERSION` "
-            "into the file that hscpipe.setup names, after hscPipe's own setup"
+            "into the file that engines.hscpipe.setup names, after hscPipe's own setup"
         )
     if not any(ran.says(text) for text in NO_MATCH):
         # errors leave the exit status 0

@@ -23,10 +23,15 @@ from prepipe.engines.base import Engine, Finding, Order, Outcome
 from prepipe.engines.external import Ran, raw_file, scratch_of
 from prepipe.engines.raw import RawCcd, read_ccd
 from prepipe.engines.repository import sole_writer, tried_again
-from prepipe.engines.stack_check import environment_findings, path_finding, repository_finding
+from prepipe.engines.stack_check import (
+    environment_findings,
+    limit_finding,
+    path_finding,
+    repository_finding,
+)
 from prepipe.engines.stack_figures import NO_MATCH, Attempt, finished
 from prepipe.engines.stack_image import read_stack_image
-from prepipe.engines.stack_run import Programs, environment_of, point, pointings, told
+from prepipe.engines.stack_run import Programs, point, pointings, told
 from prepipe.engines.stopwatch import Stopwatch
 from prepipe.errors import ConfigError, EngineError
 from prepipe.files import storage_errors
@@ -48,26 +53,23 @@ NOT_THERE = ("missingcollectionerror", "no such collection", "missingdatasettype
 
 def engine(site: Site) -> Engine:
     """This engine, as a site uses it."""
-    return Engine(NAME, carry_out, check=partial(check, site.engines.lsst))
+    return Engine(
+        NAME, carry_out, check=partial(check, site.engines.lsst, site.cluster.time_limit_s)
+    )
 
 
-def check(settings: Lsst) -> tuple[Finding, ...]:
+def check(settings: Lsst, worker_limit_s: float) -> tuple[Finding, ...]:
     """Whether the pipelines can be run here, for `prepipe doctor`."""
     programs = {"butler": settings.butler, "pipetask": settings.pipetask}
-    findings = [*environment_findings(NAME, settings.setup, programs)]
+    findings = list(environment_findings(NAME, settings.setup, programs))
     if settings.repository is not None:
-        findings.append(repository_finding("lsst.repository", settings.repository))
+        findings.append(repository_finding(settings.repository))
     elif settings.seed is not None:
-        findings.append(path_finding("lsst.seed", settings.seed / BUTLER))
+        findings.append(path_finding("seed", settings.seed / BUTLER, "engines.lsst.seed"))
     else:
-        findings.append(
-            Finding(
-                "lsst.seed",
-                "not set: a CCD's own repository has no flats and no reference catalogue",
-                "set it, or a shared repository",
-            )
-        )
-    return tuple(findings)
+        found = "a CCD's own repository has no flats and no reference catalogue"
+        findings.append(Finding("seed", found, "set engines.lsst.seed or engines.lsst.repository"))
+    return (*findings, limit_finding(NAME, settings.time_limit_s, worker_limit_s))
 
 
 def carry_out(order: Order) -> Outcome:
@@ -137,11 +139,15 @@ class _Ccd:
         settings = order.settings.lsst
         return cls(
             settings,
-            Programs(environment_of(settings.setup, scratch), scratch, settings.time_limit_s),
+            Programs.of(settings.setup, scratch, settings.time_limit_s),
             settings.repository or scratch / f"repository{number}",
             raw.exposure.number,
             raw.ccd.number,
         )
+
+    @property
+    def _lock_wait_s(self) -> float:
+        return min(self.settings.lock_wait_s, self.programs.left_s)
 
     @property
     def output(self) -> str:
@@ -160,7 +166,7 @@ class _Ccd:
             self._make() if seed is None else link_repository(seed, self.root)
             self._ingest(file, "link")
             return
-        with sole_writer(self.root, self.settings.lock_wait_s):
+        with sole_writer(self.root, self._lock_wait_s):
             if not (self.root / BUTLER).exists() or (self.root / UNFINISHED).exists():
                 self._make()
             self._ingest(file, "copy")
@@ -189,7 +195,7 @@ class _Ccd:
         """Run a command of the butler; one that meets a busy registry is tried again."""
 
         def attempt() -> EngineError | None:
-            ran = self.programs.run(self.settings.butler, "lsst.butler", *words)
+            ran = self.programs.run(self.settings.butler, "engines.lsst.butler", *words)
             return ran.failure(f"{words[0]} failed") if ran.status else None
 
         tried_again(attempt)
@@ -205,7 +211,7 @@ class _Ccd:
         if (self.root / self.output).is_dir():
             # an earlier try left something; there is nothing to extend before the first one
             words += ["--extend-run", "--skip-existing-in", self.output]
-        ran = self.programs.run(self.settings.pipetask, "lsst.pipetask", *words)
+        ran = self.programs.run(self.settings.pipetask, "engines.lsst.pipetask", *words)
         made = self._made()
         if made is None:
             self._require_no_match(ran)
@@ -227,7 +233,7 @@ class _Ccd:
         """Raise whatever went wrong, unless it is that the astrometry found no match."""
         if any(ran.says(text) for text in NOT_THERE):
             raise ConfigError(
-                f"the repository {self.root} lacks what lsst.inputs names "
+                f"the repository {self.root} lacks what engines.lsst.inputs names "
                 f"({', '.join(self.settings.inputs)}); the end of pipetask's log: {ran.tail}"
             )
         if not any(ran.says(text) for text in NO_MATCH):
@@ -243,8 +249,8 @@ def _expanded(text: str, environment: Mapping[str, str]) -> str:
         return Template(text).substitute(environment)
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            f"lsst.pipeline {text}: there is no variable {error} in the environment; set up the "
-            "package that has it, or write the path"
+            f"engines.lsst.pipeline {text}: there is no variable {error} in the environment; "
+            "set up the package that has it, or write the path"
         ) from error
 
 
@@ -265,7 +271,7 @@ def link_repository(seed: Path, root: Path) -> None:
     StorageError
     """
     if not (seed / BUTLER).is_file():
-        raise ConfigError(f"lsst.seed: {seed} is no repository: it has no {BUTLER}")
+        raise ConfigError(f"engines.lsst.seed: {seed} is no repository: it has no {BUTLER}")
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         for entry in seed.iterdir():

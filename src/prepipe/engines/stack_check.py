@@ -10,7 +10,7 @@ from prepipe.engines.base import Finding
 from prepipe.engines.external import program_path, sourced_environment
 from prepipe.errors import ConfigError
 
-__all__ = ["environment_findings", "path_finding", "repository_finding"]
+__all__ = ["environment_findings", "limit_finding", "path_finding", "repository_finding"]
 
 
 def environment_findings(
@@ -29,29 +29,35 @@ def environment_findings(
     try:
         known = dict(os.environ) if setup is None else sourced_environment(setup)
     except ConfigError as error:
-        yield Finding(f"{engine}.setup", str(error), "correct the file, or the setting")
+        yield Finding("setup", str(error), f"look at engines.{engine}.setup")
         return
-    yield Finding(f"{engine}.setup", "this process's own" if setup is None else str(setup))
     for setting, program in programs.items():
-        what = f"{engine}.{setting}"
+        what = f"engines.{engine}.{setting}"
         try:
-            yield Finding(what, program_path(program, known, what))
-        except ConfigError:
-            yield Finding(
-                what, f"no program {program}", f"set it, or put it on PATH in {engine}.setup"
-            )
+            yield Finding(setting, program_path(program, known, what))
+        except ConfigError as error:
+            yield Finding(setting, str(error), f"look at engines.{engine}.setup and its PATH")
 
 
-def path_finding(what: str, path: Path) -> Finding:
+def path_finding(what: str, path: Path, setting: str) -> Finding:
     """Whether a file or directory can be read here."""
     if os.access(path, os.R_OK):
         return Finding(what, str(path))
-    return Finding(what, f"{path} cannot be read", "look at its name, and on this node")
+    return Finding(what, f"{path} cannot be read", f"look at {setting}")
 
 
-def repository_finding(what: str, root: Path) -> Finding:
+def repository_finding(root: Path) -> Finding:
     """Whether a shared repository can be written, or made."""
     nearest = next(path for path in (root, *root.parents) if path.exists())
-    if os.access(nearest, os.W_OK | os.X_OK) and nearest.is_dir():
-        return Finding(what, f"{root}" if nearest == root else f"{root} will be made")
-    return Finding(what, f"{nearest} cannot be written", "give this user the permission")
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return Finding("repository", str(root) if nearest == root else f"{root} will be made")
+    return Finding("repository", f"{nearest} cannot be written", "give this user the right to")
+
+
+def limit_finding(engine: str, limit_s: float, worker_limit_s: float) -> Finding:
+    """Whether a CCD's time ends before the worker's."""
+    found = f"{limit_s:g} s, a worker's {worker_limit_s:g} s"
+    if limit_s < worker_limit_s:
+        return Finding("time limit", found)
+    remedy = f"set cluster.time_limit_s above engines.{engine}.time_limit_s"
+    return Finding("time limit", f"time limit {found}", remedy)

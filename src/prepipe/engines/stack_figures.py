@@ -10,7 +10,7 @@ from prepipe import __version__
 from prepipe.calibrate.tpv import Tpv
 from prepipe.cameras import Camera
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.external import Ran
+from prepipe.engines.external import Ran, graded
 from prepipe.engines.names import IMAGE, product_path
 from prepipe.engines.products import Card
 from prepipe.engines.raw import RawCcd
@@ -18,7 +18,6 @@ from prepipe.engines.sanity import exposure_flags
 from prepipe.engines.stack_image import StackImage, write_stack_image
 from prepipe.errors import HeaderError
 from prepipe.model import Reduction, WcsTry
-from prepipe.quality.grades import grade, limits_for
 
 __all__ = ["NO_MATCH", "Attempt", "finished"]
 
@@ -91,14 +90,13 @@ def finished(
     image = made.image
     if image is None:
         reduction = Reduction(raw.exposure.number, raw.ccd.number, flags=flags, wcs_tries=tries)
-        return _graded(order, raw, reduction)
+        return graded(order, raw, reduction)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
     product = product.with_name(product.name.removesuffix(IMAGE) + ".fits")
     wcs, odd = _wcs(image)
     shift = _pointing_error(raw, camera, wcs) if made.matched and wcs else None
     reduction = replace(
         _figures(image, raw),
-        flags=tuple(dict.fromkeys(flags + odd)),
         seeing_arcsec=seeing_arcsec if seeing_arcsec is not None else _seeing(image, camera),
         offset_arcsec=None if shift is None else math.hypot(*shift),
         offset_east_arcsec=None if shift is None else shift[0],
@@ -106,15 +104,17 @@ def finished(
         wcs_tries=tries,
         product=str(product),
     )
-    outcome = _graded(order, raw, reduction)
+    flags = tuple(dict.fromkeys((*flags, *odd, *_untold(reduction))))
+    outcome = graded(order, raw, replace(reduction, flags=flags))
     kept = order.calibration.output.wcs == "sip"
     write_stack_image(product, image, {} if kept else wcs, _cards(outcome, engine))
     return outcome
 
 
-def _graded(order: Order, raw: RawCcd, reduction: Reduction) -> Outcome:
-    limits = limits_for(order.limits, raw.exposure.camera, raw.exposure.band)
-    return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))
+def _untold(reduction: Reduction) -> tuple[str, ...]:
+    """A flag for figures that the pipeline does not tell: those are no fault of the CCD."""
+    figures = (reduction.seeing_arcsec, reduction.ellipticity, reduction.zero_point)
+    return ("NOT_TOLD",) if None in figures else ()
 
 
 def _wcs(image: StackImage) -> tuple[Mapping[str, float | str], tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from prepipe.engines.raw import RawCcd
 from prepipe.errors import ConfigError
 from prepipe.model import PointingHint, WcsTry
 
-__all__ = ["Programs", "environment_of", "moved", "point", "pointings", "told"]
+__all__ = ["Programs", "moved", "point", "pointings", "told"]
 
 USAGE = 2
 """Exit status of programs that do not understand their arguments."""
@@ -41,13 +42,23 @@ class Programs:
     environment : mapping
     scratch : Path
         The order's own directory, where they run and their log goes.
-    limit_s : float
-        Each is killed after so long.
+    ends_at : float
+        By the monotonic clock; what runs then is killed.
     """
 
     environment: Mapping[str, str]
     scratch: Path
-    limit_s: float
+    ends_at: float
+
+    @classmethod
+    def of(cls, setup: Path | None, scratch: Path, limit_s: float) -> Programs:
+        """Those that a file sets up, with so much time from now on."""
+        return cls(_environment(setup, scratch), scratch, time.monotonic() + limit_s)
+
+    @property
+    def left_s(self) -> float:
+        """The time that is left."""
+        return max(self.ends_at - time.monotonic(), 1.0)
 
     def run(self, program: str, setting: str, *words: str) -> Ran:
         """Run a program to its end; its exit status and product are for the caller to judge.
@@ -66,7 +77,7 @@ class Programs:
         ran = run_program(
             [path, *words],
             log=log,
-            limit_s=self.limit_s,
+            limit_s=round(self.left_s, 1),
             environment=self.environment,
             directory=self.scratch,
         )
@@ -77,7 +88,7 @@ class Programs:
         return ran
 
 
-def environment_of(setup: Path | None, scratch: Path) -> dict[str, str]:
+def _environment(setup: Path | None, scratch: Path) -> dict[str, str]:
     """The environment of an order's programs.
 
     Parameters
