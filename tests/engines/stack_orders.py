@@ -48,14 +48,19 @@ def hsc_packet(
 ) -> Path:
     """A packet of a raw HSC frame, as if of another detector if told."""
     if detector is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        copy = directory / f"raw{detector}.fits"
-        with fits.open(raw) as hdus:
-            hdus[0].header["DET-ID"] = detector
-            hdus[0].header["FRAMEID"] = f"HSCA217870{detector % 58:02d}"
-            hdus.writeto(copy)
-        raw = copy
+        raw = hsc_raw(directory, raw, detector)
     camera, header = load_camera("hsc"), fits.getheader(raw)
     ccd = camera.ccd(header)
     assert ccd is not None
     return write_packet(directory, pack_ccd(raw, 0, camera.exposure(header), ccd, codec))
+
+
+def hsc_raw(directory: Path, raw: Path, detector: int) -> Path:
+    """A raw HSC frame as if of another detector."""
+    directory.mkdir(parents=True, exist_ok=True)
+    copy = directory / f"HSCA217870{detector % 58:02d}.fits"
+    with fits.open(raw) as hdus:
+        hdus[0].header["DET-ID"] = detector
+        hdus[0].header["FRAMEID"] = copy.stem
+        hdus.writeto(copy)
+    return copy

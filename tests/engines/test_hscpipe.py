@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from stack_orders import HSC_RAW, calls, homes, hsc_packet, setup_file
+from stack_orders import HSC_RAW, calls, homes, hsc_packet, hsc_raw, setup_file
+from typer.testing import CliRunner
 
+from prepipe.cli import app
+from prepipe.cli.settings import commented_toml
 from prepipe.config import Calibration, Cluster, Engines, Hscpipe, ProductForm, Site
 from prepipe.engines.base import Order
 from prepipe.engines.choice import open_engine
@@ -451,6 +454,27 @@ class TestTheDoctor:
         settings = Hscpipe(setup=setup_file(tmp_path / "s"), repository=tmp_path)
 
         assert found_by_the_doctor(settings) == ["repository"]
+
+
+def test_raw_files_of_single_ccds_are_calibrated_by_hand(
+    raw: Path, tmp_path: Path, calib: Path
+) -> None:
+    files = [hsc_raw(tmp_path / "raw", raw, detector) for detector in (3, 4)]
+    settings = Hscpipe(setup=setup_file(tmp_path), calibrations=calib)
+    site = Site(
+        camera="hsc",
+        calibration=Calibration(engine="hscpipe"),
+        engines=Engines(hscpipe=settings),
+    )
+    config = tmp_path / "prepipe.toml"
+    config.write_text(commented_toml(site))
+    words = ["calibrate", *map(str, files), "--config", str(config), "--out", str(tmp_path / "out")]
+
+    done = CliRunner().invoke(app, words)
+
+    assert done.exit_code == 0, done.output
+    products = sorted(path.name for path in (tmp_path / "out").rglob("*.fits"))
+    assert products == [f"FMa01.HSCr2.ut200528.217870_{ccd}.fits" for ccd in (3, 4)]
 
 
 def test_a_site_can_choose_it() -> None:

@@ -211,6 +211,21 @@ class TestWhatGoesWrong:
             carry_out(order_for(packet, tmp_path, told))
 
 
+def test_an_image_whose_wcs_fits_cannot_tell_climbs_no_ladder_for_ever(
+    raw: Path, tmp_path: Path
+) -> None:
+    rungs = ("same CCD, other exposures", "neighbouring CCDs")
+    hints = tuple(PointingHint(rung, 1.0, 2.0, False) for rung in rungs)
+    packet = decam_packet(tmp_path, raw)
+
+    order = order_for(packet, tmp_path, hints=hints, STANDIN_FAULT="no fits wcs")
+    reduction = carry_out(order).reduction
+
+    assert "NO_WCS" in reduction.flags
+    assert reduction.product is not None
+    assert {tried.rung for tried in reduction.wcs_tries} == set(rungs)
+
+
 class TestAPointingError:
     @pytest.fixture
     def truth(self, raw: Path) -> str:

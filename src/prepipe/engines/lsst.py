@@ -21,7 +21,7 @@ from astropy.io import fits
 from prepipe.cameras import load_camera
 from prepipe.engines.base import Engine, Finding, Order, Outcome
 from prepipe.engines.external import Ran, raw_file, scratch_of
-from prepipe.engines.raw import RawCcd, read_ccd
+from prepipe.engines.raw import read_ccd
 from prepipe.engines.repository import sole_writer, tried_again
 from prepipe.engines.stack_check import (
     environment_findings,
@@ -90,9 +90,11 @@ def carry_out(order: Order) -> Outcome:
     with scratch_of(order) as scratch:
         with watch.timing("read"):
             raw = read_ccd(order.source, order.hdu, camera)
-        tries: list[WcsTry] = []
+        settings, tries = order.settings.lsst, list[WcsTry]()
+        programs = Programs.of(settings.setup, scratch, settings.time_limit_s)
         for number, hint in enumerate(_pointings(order)):
-            ccd = _Ccd.of(order, raw, scratch, number)
+            root = settings.repository or scratch / f"repository{number}"
+            ccd = _Ccd(settings, programs, root, raw.exposure.number, raw.ccd.number)
             with watch.timing("register"):
                 ccd.register(_raw_file(order, scratch / f"raw{number}", hint))
             with watch.timing("reduce"):
@@ -100,11 +102,8 @@ def carry_out(order: Order) -> Outcome:
             tries.append(told(hint, made.matched))
             if made.matched:
                 break
-        else:
-            # rungs that could not be tried are told as well: another try would be no better
-            tries += [told(hint, False) for hint in order.hints]
         with watch.timing("write"):
-            done = finished(order, raw, camera, made, NAME, tries=tuple(dict.fromkeys(tries)))
+            done = finished(order, raw, camera, made, NAME, tries=tuple(tries))
     return replace(done, reduction=replace(done.reduction, seconds=watch.seconds))
 
 
@@ -133,17 +132,6 @@ class _Ccd:
     root: Path
     exposure: int
     detector: int
-
-    @classmethod
-    def of(cls, order: Order, raw: RawCcd, scratch: Path, number: int) -> _Ccd:
-        settings = order.settings.lsst
-        return cls(
-            settings,
-            Programs.of(settings.setup, scratch, settings.time_limit_s),
-            settings.repository or scratch / f"repository{number}",
-            raw.exposure.number,
-            raw.ccd.number,
-        )
 
     @property
     def _lock_wait_s(self) -> float:

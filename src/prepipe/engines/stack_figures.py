@@ -51,10 +51,12 @@ class Attempt:
     @classmethod
     def of(cls, image: StackImage | None, ran: Ran) -> Attempt:
         """An image, and what the log of the run says."""
-        residual = None if image is None else image.number("WCS_RMS")
-        unfitted = residual is not None and residual < 0.0
-        failed = unfitted or any(ran.says(text) for text in NO_MATCH)
-        return cls(image, image is not None and not failed)
+        if image is None:
+            return cls(None, False)
+        residual = image.number("WCS_RMS", "SFM_ASTROM_OFFSET_MEAN")
+        if residual is not None:
+            return cls(image, residual >= 0.0)
+        return cls(image, not any(ran.says(text) for text in NO_MATCH))
 
 
 def finished(
@@ -89,6 +91,7 @@ def finished(
     flags = exposure_flags(raw.exposure) + (() if made.matched else ("NO_WCS", "NO_MATCH"))
     image = made.image
     if image is None:
+        tries = _every_rung(order, tries)
         reduction = Reduction(raw.exposure.number, raw.ccd.number, flags=flags, wcs_tries=tries)
         return graded(order, raw, reduction)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
@@ -101,7 +104,7 @@ def finished(
         offset_arcsec=None if shift is None else math.hypot(*shift),
         offset_east_arcsec=None if shift is None else shift[0],
         offset_north_arcsec=None if shift is None else shift[1],
-        wcs_tries=tries,
+        wcs_tries=_every_rung(order, tries) if "NO_WCS" in (*flags, *odd) else tries,
         product=str(product),
     )
     flags = tuple(dict.fromkeys((*flags, *odd, *_untold(reduction))))
@@ -109,6 +112,13 @@ def finished(
     kept = order.calibration.output.wcs == "sip"
     write_stack_image(product, image, {} if kept else wcs, _cards(outcome, engine))
     return outcome
+
+
+def _every_rung(order: Order, tries: tuple[WcsTry, ...]) -> tuple[WcsTry, ...]:
+    """The tries, and the rungs that were not tried: no rung of the ladder shall come for ever."""
+    rungs = {tried.rung for tried in tries}
+    left = dict.fromkeys(hint.rung for hint in order.hints if hint.rung not in rungs)
+    return tries + tuple(WcsTry(rung, False, False, ("PASSED_OVER",)) for rung in left)
 
 
 def _untold(reduction: Reduction) -> tuple[str, ...]:

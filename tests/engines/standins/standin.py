@@ -86,6 +86,8 @@ def write_exposure(path: Path, raw: fits.Header, pixels: np.ndarray, crval, **me
         "VARIANCE": np.maximum(image, 1.0) / 3.0,
     }
     hdus = [fits.PrimaryHDU(header=primary)]
+    if fault() == "no fits wcs":
+        wcs = fits.Header()
     for name, plane in planes.items():
         hdu = fits.ImageHDU(plane, wcs.copy())
         hdu.header["EXTTYPE"] = name
