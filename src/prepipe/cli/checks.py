@@ -42,6 +42,7 @@ LIBRARIES = (
     "fitsio",
     "imagecodecs",
     "numba",
+    "parsl",
     "scipy",
     "SQLAlchemy",
     "alembic",
@@ -127,9 +128,24 @@ def _cluster_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_space("cluster.products", own.products),
         lambda: check_clock("cluster.work", own.work),
         lambda: check_journal("cluster", own),
-        lambda: check_workers("cluster.workers", own.workers),
+        *_own_workers(site),
+        *_engine_checks(site),
+    ]
+
+
+def _own_workers(site: Site) -> list[Callable[[], Check]]:
+    if site.compute.place != "local":
+        return []
+    return [lambda: check_workers("cluster.workers", site.cluster.workers)]
+
+
+def _engine_checks(site: Site) -> list[Callable[[], Check]]:
+    """What the built-in engine needs, or what another one says of itself."""
+    if site.calibration.engine != "builtin":
+        return [lambda: check_engine(site)]
+    return [
         lambda: check_reference(site),
-        lambda: check_masters(own.calibrations),
+        lambda: check_masters(site.cluster.calibrations),
         lambda: check_detector(site),
     ]
 
@@ -407,6 +423,25 @@ def _try_to_land(settings: config.Link) -> None:
     if done.returncode != 0:
         said = sentence(done.stderr.decode("utf-8", "replace")) or f"exit code {done.returncode}"
         raise LinkError(f"prepipe answers, but packets cannot land there: {said}")
+
+
+def check_engine(site: Site) -> Check:
+    """Whether the engine that is not built in can work here, by its own account."""
+    from prepipe.engines.choice import open_engine
+
+    title = f"engine {site.calibration.engine}"
+    try:
+        engine = open_engine(site)
+    except PrepipeError as error:
+        return Check(title, State.FAILURE, str(error), "look at calibration.engine")
+    findings = engine.check() if engine.check is not None else ()
+    faults = [finding for finding in findings if finding.remedy]
+    if faults:
+        found = "; ".join(finding.found for finding in faults)
+        remedy = "; ".join(dict.fromkeys(finding.remedy for finding in faults))
+        return Check(title, State.FAILURE, found, remedy)
+    told = ", ".join(f"{finding.what} {finding.found}" for finding in findings)
+    return Check(title, State.OK, told or "there; it tells no more")
 
 
 def check_reference(site: Site) -> Check:

@@ -25,7 +25,7 @@ class Site(Section):
     """
 
     name: str = Field("my site", description="shown in reports")
-    camera: str = Field("decam", description="decam, or a .toml file that describes a camera")
+    camera: str = Field("decam", description="decam, hsc, or a .toml file that describes a camera")
     telescope: Telescope = Telescope()
     pack: Pack = Pack()
     link: Link = Link()
