@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scheduling import exposure62, work
+from scheduling import exposure62, ingest, work
 from scheduling.night import run_night
 from scheduling.slurm import Slurm
 
@@ -31,7 +31,7 @@ from prepipe.compute.batch import BatchCompute
 from prepipe.config import Compute as Settings
 
 Row = dict[str, Any]
-PARTS = ("slurm", "local", "night", "exposure62")
+PARTS = ("slurm", "local", "ingest", "night", "exposure62")
 LOW = 100
 HIGH = 3
 
@@ -68,6 +68,10 @@ def measure(directory: Path, parts: list[str], *, quick: bool) -> Iterator[Row]:
         yield row("dispatch_ms.local", dispatch_ms(compute), "ms")
         yield row("lows_first.local", lows_first(compute, directory / "local"), "")
         compute.close()
+    if "ingest" in parts:
+        exposures = 4 if quick else 20
+        rate = ingest.ccds_a_second(directory / "ingest", exposures)
+        yield row("ingest_ccds_s", rate, "CCDs/s")
     if "exposure62" in parts:
         yield row("exposure62_s", exposure62.seconds(directory / "exposure", quick=quick), "s")
 

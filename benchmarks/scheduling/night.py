@@ -95,7 +95,7 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
     """Let exposures land one after the other while faults happen, and see what comes of it."""
     site = work / "prepipe.toml"
     site.write_text(SITE)
-    packets = [_packets(work / "packed", number, ccds) for number in range(1, exposures + 1)]
+    packets = [small_packets(work / "packed", number, ccds) for number in range(1, exposures + 1)]
     daemon = _Daemon(site)
     faults = list(_faults(daemon, slurm, exposures * PERIOD_S))
     landing = work / "landing"
@@ -227,7 +227,8 @@ def _kill(processes: list[psutil.Process]) -> int:
     return len(processes)
 
 
-def _packets(directory: Path, number: int, ccds: int) -> list[Path]:
+def small_packets(directory: Path, number: int, ccds: int) -> list[Path]:
+    """Packets of an exposure whose CCDs have 8 x 12 pixels."""
     start = datetime(2026, 3, 6, 1, tzinfo=UTC) + timedelta(minutes=number)
     exposure = Exposure("decam", number, Kind.OBJECT, "Antlia", "g", start, 20.0, Night.of(start))
     raw = directory / "raw.fits"

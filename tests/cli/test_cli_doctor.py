@@ -13,7 +13,7 @@ import pytest
 
 from prepipe.cli import capacity, checks
 from prepipe.cli.checks import Check, State
-from prepipe.config import Cluster, Link, Site
+from prepipe.config import Cluster, Link, Site, Telescope
 from prepipe.engines.library import MasterLibrary
 from prepipe.engines.names import master_name
 from prepipe.errors import LinkError
@@ -135,17 +135,31 @@ def test_a_clock_that_ntp_does_not_keep_is_a_warning(tmp_path, monkeypatch):
 
 def test_a_journal_that_is_none_is_a_failure(tmp_path):
     (tmp_path / "journal.sqlite").write_text("this is no database, and long enough to tell" * 50)
-    assert checks.check_journal("telescope", tmp_path).state is State.FAILURE
+    own = Telescope(work=tmp_path)
+    assert checks.check_journal("telescope", own).state is State.FAILURE
 
 
 def test_the_doctor_leaves_no_journal_behind(tmp_path):
-    assert checks.check_journal("telescope", tmp_path / "work").state is State.OK
+    own = Telescope(work=tmp_path / "work")
+    assert checks.check_journal("telescope", own).state is State.OK
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_journal_is_opened(tmp_path):
     Journal(tmp_path / "journal.sqlite").close()
-    assert checks.check_journal("telescope", tmp_path).state is State.OK
+    assert checks.check_journal("telescope", Telescope(work=tmp_path)).state is State.OK
+
+
+def test_a_journal_in_postgresql_is_opened(postgresql_url):
+    check = checks.check_journal("cluster", Cluster(journal=postgresql_url))
+    assert (check.state, check.found) == (State.OK, postgresql_url)
+
+
+def test_a_server_that_is_not_there_is_a_failure_that_names_the_setting(tmp_path):
+    own = Cluster(journal=f"postgresql+psycopg://me@/cluster?host={tmp_path}")
+    check = checks.check_journal("cluster", own)
+    assert check.state is State.FAILURE
+    assert "cluster.journal" in check.remedy
 
 
 @pytest.mark.parametrize("codec", ["none", "rice", "wavelet", "jpeg2000", "htj2k"])

@@ -14,7 +14,7 @@ from prepipe.cli import app
 from prepipe.cli.settings import commented_toml
 from prepipe.cluster import Ingest
 from prepipe.compute import LocalCompute
-from prepipe.config import Calibration, Cluster, Engines, Site
+from prepipe.config import Calibration, Cluster, Compute, Engines, Site
 from prepipe.engines.choice import open_engine
 from prepipe.model import Stage
 from prepipe.store import CcdKey, Journal
@@ -87,6 +87,27 @@ def test_a_ccd_whose_wcs_failed_is_rescued_by_the_ladder_word_by_word(here, site
         ("neighbouring CCDs", False, False),
         ("neighbouring CCDs", True, True),
     ]
+
+
+def test_the_rescue_works_on_the_nodes_own_disk_and_only_products_leave_it(
+    here, site, journal, workers, tmp_path
+):
+    photpipe = here.settings.model_copy(update={"node_local": True})
+    node = Compute(scratch=str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    site = site.model_copy(update={"engines": Engines(photpipe=photpipe), "compute": node})
+    here.control(stubborn={"941420_3": {"WCSNON_SEARCHRAD": 25, "WCSNON_CAT_MAXMAG": 14.2}})
+    packets(site.cluster.landing, 941420, CCDS)
+    report = Ingest(site, journal, workers).run(once=True)
+    assert report.failures == {}
+    assert len(here.commands(ccd=3)) == 3
+    assert list(here.data.iterdir()) == []
+    for (_, ccd), found in reductions(journal).items():
+        assert found["product"] == str(
+            here.products / "ut200306" / str(ccd) / f"COSMOS.g.ut200306.941420_{ccd}.fits"
+        )
+        assert Path(found["product"]).is_file()
+    assert not [path for path in (tmp_path / "node").rglob("*.fits") if path.is_file()]
 
 
 def test_the_same_ccd_of_another_exposure_helps_where_neighbours_do_not(
