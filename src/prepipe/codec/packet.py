@@ -35,8 +35,9 @@ __all__ = [
     "decode",
     "open_packet",
     "opened",
-    "read_header",
     "read_hdu",
+    "read_header",
+    "repack",
     "verify",
     "write_packet",
 ]
@@ -174,6 +175,12 @@ def build_packet(
     start = _PREFIX.pack(MAGIC, VERSION, len(text), len(cards), 0, len(payload))
     checksum = xxhash.xxh3_128_digest(start + text + cards)
     return PackedCcd(head.packet(len(payload)), b"".join([start, checksum, text, cards, payload]))
+
+
+def repack(opened: OpenPacket) -> PackedCcd:
+    """A packet as it was before it was opened."""
+    headers = opened.primary_header, opened.image_header
+    return build_packet(opened.packet, opened.hdu, *headers, opened.payload)
 
 
 def write_packet(directory: Path, packed: PackedCcd) -> Path:

@@ -37,7 +37,7 @@ MOST_STATE = 1 << 62
 _WORD = 0xFFFFFFFF
 
 Table = NDArray[np.uint16]
-"""Frequencies, shape (classes, SYMBOLS): each class adds up to 2^14, or to 0 if it has no symbol."""
+"""Frequencies, shape (classes, SYMBOLS): a class adds up to 2^14, or to 0 if it has none."""
 
 
 def frequencies_of(counts: NDArray[np.int64]) -> Table:
@@ -94,7 +94,7 @@ def push_bits(state: Any, bits: Any, count: Any, words: Any, place: Any) -> tupl
 
 
 @njit(cache=True, nogil=True)
-def pull_symbol(state: Any, start: Any, frequency: Any, words: Any, place: Any) -> tuple[Any, Any]:
+def pull_symbol(state: Any, start: Any, frequency: Any, words: Any, place: Any) -> Any:
     """Inverse of `push_symbol`; the place is -1 if words are missing."""
     state = frequency * (state >> FREQUENCY_BITS) + (state & _SLOT) - start
     return _filled(state, words, place)
@@ -109,7 +109,7 @@ def pull_bits(state: Any, count: Any, words: Any, place: Any) -> tuple[Any, Any,
 
 
 @njit(cache=True, nogil=True)
-def _filled(state: Any, words: Any, place: Any) -> tuple[Any, Any]:
+def _filled(state: Any, words: Any, place: Any) -> Any:
     if state < LEAST_STATE:
         if place >= words.size:
             return state, -1

@@ -146,8 +146,7 @@ def residual_of(original: PackedCcd, base: PackedCcd) -> PackedCcd | None:
     made = build_packet(packet, whole.hdu, whole.primary_header, whole.image_header, payload)
     if len(made.content) >= len(original.content):
         return None
-    # what is sent is all that will be left of the night: it is tried before it goes
-    return made if restored(opened(made), first).content == original.content else None
+    return made if _gives_back(made, first, original) else None
 
 
 def restored(residual: OpenPacket, base: OpenPacket) -> PackedCcd:
@@ -188,6 +187,14 @@ def restored(residual: OpenPacket, base: OpenPacket) -> PackedCcd:
     )
     headers = residual.primary_header, residual.image_header
     return build_packet(original, residual.hdu, *headers, payload)
+
+
+def _gives_back(made: PackedCcd, base: OpenPacket, original: PackedCcd) -> bool:
+    """Whether a residual does what it is for; the raw file may be gone when it is needed."""
+    try:
+        return restored(opened(made), base).content == original.content
+    except PacketError:
+        return False
 
 
 def _sum(residual: OpenPacket, ground: Pixels) -> Pixels:

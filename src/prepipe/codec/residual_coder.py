@@ -4,8 +4,8 @@ What packing with a loss left over is nearly white noise, but not quite: where t
 small, at the scales of a star, nothing is left, so that a pixel's difference follows from those
 around it. It is predicted by 24 of them that came before, with weights found for each frame;
 what is then left is told by a range coder with the frequencies of its class, which the size of
-six neighbours tells: amplifiers, overscan and stars each find their own. No stream of bytes can make a kernel
-read or write outside its arrays.
+six neighbours tells: amplifiers, overscan and stars each find their own. No stream of bytes can
+make a kernel read or write outside its arrays.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def _fitted(samples: Samples, base: Samples) -> tuple[Weights, int]:
         return weights, 0
     step = period * max(1, samples.size // _FITTED_PIXELS)
     limit = 0
-    for place, phase in enumerate(product(range(period), repeat=2)):
+    phases = product(range(period), range(period))
+    for place, phase in enumerate(phases):
         known, limit = _neighbourhoods(samples, base, phase, (step, period), limit)
         weights[place] = _least_squares(known)
     return weights, limit
@@ -188,10 +189,10 @@ def _neighbourhoods(
         limit = min(LARGEST_LIMIT, _LIMIT_MEDIANS * (1 + median))
     end = samples.shape[1] - 2 * _ASIDE
     parts = [
-        np.clip(rows[_ABOVE + row][:, _ASIDE + column :][:, phase[1] : end : steps[1]], -limit, limit)
+        rows[_ABOVE + row][:, _ASIDE + column :][:, phase[1] : end : steps[1]].reshape(-1)
         for row, column in (*_NEAR, (0, 0))
     ]
-    return np.stack([part.reshape(-1) for part in parts]).astype(np.float64), limit
+    return np.clip(np.stack(parts), -limit, limit).astype(np.float64), limit
 
 
 def _least_squares(known: NDArray[np.float64]) -> Weights:
@@ -199,8 +200,9 @@ def _least_squares(known: NDArray[np.float64]) -> Weights:
     products = known @ known.T
     products[np.diag_indices(NEIGHBOURS)] += 1.0 + 1e-6 * products[-1, -1]
     weights = np.linalg.solve(products[:-1, :-1], products[:-1, -1])
-    scaled = np.rint(weights * (1 << _WEIGHT_BITS))
-    return np.clip(scaled, -_LARGEST_WEIGHT, _LARGEST_WEIGHT).astype(np.int16)
+    scaled = np.clip(np.rint(weights * (1 << _WEIGHT_BITS)), -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
+    whole: Weights = scaled.astype(np.int16)
+    return whole
 
 
 @njit(cache=True, nogil=True)
@@ -304,7 +306,7 @@ def _read(
     slots: Any,
     words: Any,
     numbers: Any,
-) -> bool:
+) -> Any:
     rows, columns = samples.shape
     period = PERIOD if len(weights) > 1 else 1
     near = np.zeros((_ABOVE + 1, columns + 2 * _ASIDE), np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import zstandard
@@ -59,9 +60,7 @@ def coded_from_bytes(content: bytes, pixels: int) -> Coded:
     words = len(content) - ends[-1]
     # each pixel takes less than one word
     _require(words >= 8 and words % 4 == 0 and words <= 4 * (pixels + 2))
-    weights, table, numbers = (
-        content[start:end] for start, end in zip(ends, ends[1:], strict=False)
-    )
+    weights, table, numbers = (content[start:end] for start, end in pairwise(ends))
     frequencies = _inflated(table, _TABLE_BYTES)
     _require(frequencies.size == _TABLE_BYTES)
     return Coded(

@@ -254,9 +254,7 @@ def _sample_of(samples: NDArray[np.uint16], tiles: Sequence[Tile]) -> Sequence[T
     return part
 
 
-def _decode(
-    content: bytes, shape: tuple[int, int], *, filled: bool = True
-) -> NDArray[np.uint16]:
+def _decode(content: bytes, shape: tuple[int, int], *, filled: bool = True) -> NDArray[np.uint16]:
     payload = Payload.from_bytes(content, shape)
     if not filled:
         payload = replace(payload, bands=[replace(band, fill=0.0) for band in payload.bands])

@@ -22,7 +22,7 @@ from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import tables
 from prepipe.store.checks import CheckRow, checks_of, note_check
 from prepipe.store.database import add_missing_columns, open_engine, plain_errors
-from prepipe.store.rows import LOSSLESS, CcdKey, CcdRow, FileRow, ccd_row, joined
+from prepipe.store.rows import LOSSLESS, NOT_ARCHIVED, CcdKey, CcdRow, FileRow, ccd_row, joined
 from prepipe.store.transfers import (
     TransferRow,
     close_account,
@@ -185,9 +185,8 @@ class Journal:
         for found in connection.execute(numbers).all():
             key = CcdKey(exposure.camera, exposure.number, found.number)
             self._return_to(connection, found.id, key, stage)
-            values = {"archived_at": None, "archive_bytes": 0}
             connection.execute(
-                update(tables.ccds).where(tables.ccds.c.id == found.id).values(values)
+                update(tables.ccds).where(tables.ccds.c.id == found.id).values(NOT_ARCHIVED)
             )
             keys.append(key)
         return keys
@@ -264,7 +263,7 @@ class Journal:
         with self._reading() as connection:
             return [ccd_row(found) for found in connection.execute(query)]
 
-    def archived(self, row: CcdRow, size: int) -> bool:
+    def archived(self, row: CcdRow, size: int, base: str = "") -> bool:
         """Note that the original of a CCD is in the archive.
 
         Parameters
@@ -273,6 +272,8 @@ class Journal:
             As it was when the original was read from the raw file.
         size : int
             bytes of its packet
+        base : str
+            Of a residual, checksum of the file that it needs beside it.
 
         Returns
         -------
@@ -281,7 +282,7 @@ class Journal:
             rewritten, or it is being sent again.
         """
         table = tables.ccds
-        values = {"archived_at": time.time(), "archive_bytes": size}
+        values = {"archived_at": time.time(), "archive_bytes": size, "archive_base": base}
         with self._transaction() as connection:
             row_id = _ccd_id(connection, row.key)
             same = (

@@ -13,10 +13,13 @@ from sqlalchemy import select
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
 
-__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
+__all__ = ["LOSSLESS", "NOT_ARCHIVED", "CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
 
 LOSSLESS = ("", "none", "rice")
 """Codecs of packets that stand for the original; of an empty one nothing is known."""
+
+NOT_ARCHIVED: Mapping[str, Any] = {"archived_at": None, "archive_bytes": 0, "archive_base": ""}
+"""Columns of a CCD whose original is still to go to the archive."""
 
 
 @dataclass(frozen=True, order=True)
@@ -60,6 +63,8 @@ class CcdRow:
     file_checksum: str = ""
     archived_at: float | None = None
     archive_bytes: int = 0
+    asked: Mapping[str, Any] | None = None
+    archive_base: str = ""
 
     @property
     def is_lossy(self) -> bool:
@@ -139,4 +144,6 @@ def ccd_row(found: Any) -> CcdRow:
         file_checksum=found.file_checksum,
         archived_at=found.archived_at,
         archive_bytes=found.archive_bytes,
+        asked=found.asked,
+        archive_base=found.archive_base,
     )

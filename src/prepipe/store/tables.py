@@ -82,6 +82,10 @@ ccds = Table(
     # Of the bit-exact original, where what was sent is not.
     Column("archived_at", Float),
     Column("archive_bytes", BigInteger, nullable=False, server_default="0"),
+    # What the codec was asked when the packet was made.
+    Column("asked", JSON),
+    # Of an original that went as a residual the file_checksum of the packet it belongs to.
+    Column("archive_base", String(40), nullable=False, server_default=""),
     UniqueConstraint("exposure_id", "number"),
     Index("ccds_by_stage", "stage"),
 )
