@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from prepipe.codec.packet import read_header
 from prepipe.link.local import LocalLink
 from prepipe.model import Stage
 from prepipe.store import Journal
-from prepipe.telescope import Happening, plan_archive
+from prepipe.telescope import Happening, originals, plan_archive
 
 CCDS = (25, 1, 44)
 SHAPE = (160, 128)
@@ -160,10 +159,14 @@ def test_settings_that_no_program_knows_any_more_let_the_original_go_whole(
     assert (report.archived, report.residuals) == (3, 0)
 
 
-def test_where_a_residual_would_save_nothing_the_original_goes_whole(telescope: Telescope) -> None:
-    raws = pushed(telescope, 1, shape=(4, 6))
+def test_where_a_residual_would_save_nothing_the_original_goes_whole(
+    telescope: Telescope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raws = pushed(telescope, 1)
+    monkeypatch.setattr(originals, "residual_of", lambda *_: None)
     report = archive_once(telescope)
     assert (report.archived, report.residuals) == (3, 0)
+    assert "or not be smaller" in told(telescope, Happening.ARCHIVED)[0]
     assert_originals(raws, telescope.landing)
 
 
@@ -240,12 +243,3 @@ def test_a_link_that_holds_an_older_original_of_that_name_takes_the_new_one(
         (telescope.landing / "archive" / name).write_bytes(b"what an earlier version sent")
     assert archive_once(telescope, LocalLink(telescope.landing)).residuals == 3
     assert_originals(raws, telescope.landing)
-
-
-@pytest.fixture(autouse=True)
-def kernels() -> Iterator[None]:
-    """Compiled before anything is timed or killed."""
-    from prepipe.codec import residual_coder
-
-    residual_coder.compile_kernels()
-    yield
