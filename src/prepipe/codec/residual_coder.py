@@ -10,7 +10,6 @@ make a kernel read or write outside its arrays.
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,54 +154,48 @@ def decode_difference(coded: Coded, base: Samples) -> Samples | None:
 
 
 def _fitted(samples: Samples, base: Samples) -> tuple[Weights, int]:
-    """Weights of least squares for each phase, and how large a difference may count.
-
-    All sums are of whole numbers and exact, whatever the order they are added in.
-    """
+    """Weights of least squares for each phase, and how large a difference may count."""
     period = PERIOD if samples.size >= _FEWEST_PIXELS else 1
-    weights = np.zeros((period * period, NEIGHBOURS), np.int16)
-    rows, columns = samples.shape
-    if rows < _ABOVE + period or columns < 2 * _ASIDE + period:
-        return weights, 0
-    step = period * max(1, samples.size // _FITTED_PIXELS)
-    limit = 0
-    phases = product(range(period), range(period))
-    for place, phase in enumerate(phases):
-        known, limit = _neighbourhoods(samples, base, phase, (step, period), limit)
-        weights[place] = _least_squares(known)
-    return weights, limit
+    step = max(1, samples.size // _FITTED_PIXELS)
+    differences = np.abs(samples[::step].astype(np.int32) - base[::step])
+    limit = min(LARGEST_LIMIT, _LIMIT_MEDIANS * (1 + int(np.median(differences))))
+    products = np.zeros((period * period, NEIGHBOURS + 1, NEIGHBOURS + 1), np.int64)
+    _add_products(samples, base, limit, period, step, products)
+    return np.stack([_least_squares(each.astype(np.float64)) for each in products]), limit
 
 
-def _neighbourhoods(
-    samples: Samples, base: Samples, phase: tuple[int, int], steps: tuple[int, int], limit: int
-) -> tuple[NDArray[np.float64], int]:
-    """Differences of the neighbours and, last, of the pixels of a phase themselves.
-
-    They are cut to the limit, which is found if it is 0.
-    """
-    chosen = np.arange(_ABOVE + phase[0], len(samples), steps[0])
-    rows = [
-        samples[chosen + row].astype(np.int32) - base[chosen + row] for row in range(-_ABOVE, 1)
-    ]
-    if not limit:
-        median = int(np.median(np.abs(rows[_ABOVE])))
-        limit = min(LARGEST_LIMIT, _LIMIT_MEDIANS * (1 + median))
-    end = samples.shape[1] - 2 * _ASIDE
-    parts = [
-        rows[_ABOVE + row][:, _ASIDE + column :][:, phase[1] : end : steps[1]].reshape(-1)
-        for row, column in (*_NEAR, (0, 0))
-    ]
-    return np.clip(np.stack(parts), -limit, limit).astype(np.float64), limit
-
-
-def _least_squares(known: NDArray[np.float64]) -> Weights:
-    """Weights of all but the last row that give the last one best."""
-    products = known @ known.T
-    products[np.diag_indices(NEIGHBOURS)] += 1.0 + 1e-6 * products[-1, -1]
-    weights = np.linalg.solve(products[:-1, :-1], products[:-1, -1])
+def _least_squares(products: NDArray[np.float64]) -> Weights:
+    """Weights of all but the last that give the last one best, by their products."""
+    full = np.triu(products) + np.triu(products, 1).T
+    full[np.diag_indices(NEIGHBOURS)] += 1.0 + 1e-6 * full[-1, -1]
+    weights = np.linalg.solve(full[:-1, :-1], full[:-1, -1])
     scaled = np.clip(np.rint(weights * (1 << _WEIGHT_BITS)), -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
     whole: Weights = scaled.astype(np.int16)
     return whole
+
+
+@njit(cache=True, nogil=True)
+def _add_products(
+    samples: Any, base: Any, limit: Any, period: Any, step: Any, products: Any
+) -> None:
+    """Sums of the products of neighbours and pixel, phase by phase: whole numbers, so exact."""
+    rows, columns = samples.shape
+    known = np.zeros(NEIGHBOURS + 1, np.int64)
+    for y in range(_ABOVE, rows):
+        if y // period % step:
+            continue
+        for x in range(_ASIDE, columns - _ASIDE):
+            for place in range(NEIGHBOURS + 1):
+                row, column = y, x
+                if place < NEIGHBOURS:
+                    row += _NEAR_ROWS[place] - _ABOVE
+                    column += _NEAR_COLUMNS[place] - _ASIDE
+                difference = np.int64(samples[row, column]) - np.int64(base[row, column])
+                known[place] = min(max(difference, -limit), limit)
+            sums = products[y % period * period + x % period]
+            for place in range(NEIGHBOURS + 1):
+                for other in range(place, NEIGHBOURS + 1):
+                    sums[place, other] += known[place] * known[other]
 
 
 @njit(cache=True, nogil=True)
