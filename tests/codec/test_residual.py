@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from astropy.io import fits
 from codec_frames import Frame, simulated_frame
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from prepipe.cameras import load_camera
@@ -30,7 +33,7 @@ from prepipe.codec.packet import (
 from prepipe.codec.residual import base_of, residual_of, restored
 from prepipe.codec.unpack import unpack
 from prepipe.errors import PacketError
-from prepipe.model import Ccd, Exposure
+from prepipe.model import Ccd, Exposure, Packet
 from prepipe.telescope.intake import ccd_spans, read_exposure
 
 Write = Callable[..., Path]
@@ -227,6 +230,28 @@ def test_a_damaged_payload_is_refused(pair: tuple[PackedCcd, PackedCcd], made: P
         for attempt in (whole, replace(whole, packet=other.packet)):
             with pytest.raises(PacketError, match=r"residual (is damaged|)|no residual"):
                 restored(attempt, opened(pair[1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1))
+def test_whatever_the_payload_it_gives_the_original_or_is_refused(
+    pair: tuple[PackedCcd, PackedCcd], made: PackedCcd, changes: list[tuple[int, int]]
+) -> None:
+    was = opened(made)
+    payload = bytearray(was.payload)
+    for place, value in changes:
+        payload[place % len(payload)] = value
+    headers = was.primary_header, was.image_header
+    forgery = opened(build_packet(_honest(was.packet, payload), was.hdu, *headers, bytes(payload)))
+    try:
+        assert restored(forgery, opened(pair[1])).content == pair[0].content
+    except PacketError:
+        pass
+
+
+def _honest(packet: Packet, payload: bytearray) -> Packet:
+    """The packet with the checksum of another payload."""
+    return replace(packet, payload_checksum=xxhash.xxh3_128_hexdigest(bytes(payload)))
 
 
 @pytest.mark.parametrize("codec", ["jpeg2000", "htj2k", "rice"])

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from wavelet_answers import ANSWERS, DATA
 
-from prepipe.codec import residual_coder
 from prepipe.codec.pixels import pixel_checksum
 from prepipe.codec.rans import FREQUENCY_BITS, SYMBOLS, frequencies_of
 from prepipe.codec.residual_coder import CLASSES, NEIGHBOURS, Coded
@@ -28,6 +27,7 @@ from prepipe.errors import PacketError
 from prepipe.model import Ccd, Exposure, Kind, Night, Packet
 
 PREFIX = struct.Struct("<4sBBHII")
+CODEC = WaveletCodec()
 EXTREMES = st.sampled_from([0, 1, 127, 255, 32767, 32768, 65534, 65535])
 SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 START = datetime(2020, 3, 6, tzinfo=UTC)
@@ -53,7 +53,7 @@ def base_of_answers() -> Frame:
     answer = next(one for one in ANSWERS if one.name == "wavelet1_filled")
     packet = Packet(EXPOSURE, Ccd(1, ""), "wavelet", {}, answer.shape, "uint16", 0, "", "")
     payload = (DATA / f"{answer.name}.payload").read_bytes()
-    return np.asarray(WaveletCodec().decode_unfilled(payload, packet))
+    return np.asarray(CODEC.decode_unfilled(payload, packet))
 
 
 BASE = base_of_answers()
@@ -95,6 +95,18 @@ def test_any_two_frames_of_one_shape_will_do(data: st.DataObject, extreme: bool)
     values = EXTREMES if extreme else st.integers(0, 65535)
     samples, base = (data.draw(arrays.arrays(np.uint16, shape, elements=values)) for _ in "ab")
     assert_exact(samples, base)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.sampled_from(["precise", "fast", "faint-link"]), st.booleans())
+def test_any_frame_comes_back_from_what_the_wavelet_left_of_it(
+    data: st.DataObject, preset: str, extreme: bool
+) -> None:
+    values = EXTREMES if extreme else st.integers(1000, 1100)
+    samples = data.draw(arrays.arrays(np.uint16, data.draw(SHAPES), elements=values))
+    payload = CODEC.encode(samples, {"preset": preset, "fill": True}).payload
+    told = Packet(EXPOSURE, Ccd(1, ""), "wavelet", {}, samples.shape, "uint16", 0, "", "")
+    assert_exact(samples, np.asarray(CODEC.decode_unfilled(payload, told)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (5, 9), (4, 8), (33, 301)])
@@ -257,7 +269,3 @@ def test_a_stream_that_states_a_huge_size_takes_no_memory() -> None:
 def test_heads_that_make_no_sense_are_refused(head: tuple[int, int, int, int]) -> None:
     with pytest.raises(PacketError, match="damaged"):
         coded_from_bytes(PREFIX.pack(b"PPRS", 1, *head) + PAYLOADS[0][PREFIX.size :], BASE.size)
-
-
-def test_kernels_can_be_compiled_ahead() -> None:
-    residual_coder.compile_kernels()

@@ -39,7 +39,6 @@ __all__ = [
     "NEIGHBOURS",
     "PERIOD",
     "Coded",
-    "compile_kernels",
     "decode_difference",
     "encode_difference",
 ]
@@ -335,10 +334,3 @@ def _read(
             _remember(near, sizes, x, difference, error, limit)
         _next_row(near, sizes)
     return state == LEAST_STATE and place == words.size and number == numbers.size
-
-
-def compile_kernels() -> None:
-    """Run every kernel once on small frames, lest the first archive wait for them."""
-    rng = np.random.default_rng(1)
-    samples, base = rng.integers(0, 65536, (2, 16, 16)).astype(np.uint16)
-    decode_difference(encode_difference(samples, base), base)
