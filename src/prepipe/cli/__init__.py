@@ -26,6 +26,8 @@ MODULES = (
     "restore",
     "receive",
     "link",
+    "compute",
+    "jobs",
     "masters",
     "library",
     "calibrate",
