@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -202,6 +203,15 @@ def test_a_residual_in_the_landing_directory_does_not_take_the_place_of_its_pack
     assert event.what.value == "rejected"
     assert "is a residual, which belongs into archive/" in event.text
     assert base(site, 25).read_bytes() == before
+
+
+def test_why_originals_go_whole_that_might_be_residuals_is_said_once(run, pushed):
+    with sqlite3.connect(pushed.parent / "telescope" / "journal.sqlite") as database:
+        database.execute(f"UPDATE ccds SET file_checksum = '{'0' * 32}'")
+    database.close()
+    answer = run("archive", "--config", pushed, "--once", "--now")
+    assert answer.stderr.count("its packet of the night cannot be made again") == 1
+    assert "2 archived (0.0 MB), 0 waiting" in answer.stdout
 
 
 def test_a_dry_run_tells_about_how_many_bytes_go(run, pushed):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-TOLD = ("failed", "obstacle", "cleared", "waits")
+TOLD = ("failed", "obstacle", "cleared", "waits", "whole")
 
 
 def archive(
@@ -125,7 +125,7 @@ def _show(display: Display, event: Event, *, once: bool) -> None:
     if event.key is not None:
         display.touch(event.key.exposure)
     # what failed is listed at the end of a run that has one, and so is what it does not wait for
-    told = ("obstacle", "cleared") if once else TOLD
+    told = ("obstacle", "cleared", "whole") if once else TOLD
     if event.what in told:
         display.say(f"{event.what.value}: {event.text}")
 

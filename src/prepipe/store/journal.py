@@ -292,7 +292,8 @@ class Journal:
             )
             if connection.execute(update(table).where(same).values(values)).rowcount != 1:
                 return False
-            _note(connection, row.key, Stage.SENT, "archived")
+            detail = "as a residual" if base else "whole"
+            _note(connection, row.key, Stage.SENT, "archived", detail=detail)
         return True
 
     def newest_start(self) -> float:

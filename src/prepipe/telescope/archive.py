@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -209,6 +209,7 @@ class Archive:
         self._next_look = 0.0
         self._lost: set[Path] = set()
         self._failed: dict[str, str] = {}
+        self._told_why: set[str] = set()
         self._hindrance = ""
         self._fatal: ConfigError | None = None
         self._parting = False
@@ -352,9 +353,13 @@ class Archive:
         self._report.archived += 1
         self._report.archived_bytes += packet.size
         self._report.residuals += packet.packet.codec == RESIDUAL
-        text = f"original of {row.key} archived" + (f" whole: {packet.why}" if packet.why else "")
+        text = f"original of {row.key} archived"
         event = Event(Happening.ARCHIVED, text, key=row.key, path=row.raw, packet_bytes=packet.size)
         self._tell(event)
+        if packet.why and packet.why not in self._told_why:
+            self._told_why.add(packet.why)
+            text = f"original of {row.key} went whole, as others like it will: {packet.why}"
+            self._tell(replace(event, what=Happening.WHOLE, text=text))
 
     def _fail(self, row: CcdRow, error: Exception) -> None:
         """Pass over a raw file that is gone or rewritten, or one CCD; named once."""
