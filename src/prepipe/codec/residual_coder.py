@@ -31,7 +31,7 @@ from prepipe.codec.rans import (
     slots_of,
     starts_of,
 )
-from prepipe.codec.saturated import Samples
+from prepipe.codec.saturated import HIGHEST, Samples
 
 __all__ = [
     "CLASSES",
@@ -72,7 +72,6 @@ _PLAIN_CLASSES = 14
 """Of wider classes the lowest bits are told as they are."""
 _SYMBOL_LIMIT = 127
 _ESCAPE = 255
-_DEEPEST = 65535
 
 Weights = NDArray[np.int16]
 
@@ -328,7 +327,7 @@ def _read(
                 return False
             difference = _prediction(near, first + x % period, x, weights) + error
             pixel = np.int64(base[y, x]) + difference
-            if not 0 <= pixel <= _DEEPEST:
+            if not 0 <= pixel <= HIGHEST:
                 return False
             samples[y, x] = pixel
             _remember(near, sizes, x, difference, error, limit)

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
 from prepipe.codec.numbers import LONGEST_NUMBER
 from prepipe.codec.rans import SYMBOLS
 from prepipe.codec.residual_coder import CLASSES, LARGEST_LIMIT, NEIGHBOURS, PERIOD, Coded
+from prepipe.codec.zstd_streams import inflate
 from prepipe.errors import PacketError
 
 __all__ = ["coded_from_bytes", "coded_to_bytes"]
@@ -19,12 +19,11 @@ __all__ = ["coded_from_bytes", "coded_to_bytes"]
 MAGIC = b"PPRS"
 VERSION = 1
 
+_WHAT = "the residual"
 _PREFIX = struct.Struct("<4sBBHII")
 _TABLE_BYTES = 2 * CLASSES * SYMBOLS
 _ZSTD_LEVEL = 6
 _WEIGHT, _FREQUENCY, _WORD = "<i2", "<u2", "<u4"
-
-Bytes = NDArray[np.uint8]
 
 
 def coded_to_bytes(coded: Coded) -> bytes:
@@ -61,29 +60,17 @@ def coded_from_bytes(content: bytes, pixels: int) -> Coded:
     # each pixel takes less than one word
     _require(words >= 8 and words % 4 == 0 and words <= 4 * (pixels + 2))
     weights, table, numbers = (content[start:end] for start, end in pairwise(ends))
-    frequencies = _inflated(table, _TABLE_BYTES)
+    frequencies = inflate(table, _TABLE_BYTES, _WHAT)
     _require(frequencies.size == _TABLE_BYTES)
     return Coded(
         np.frombuffer(weights, _WEIGHT).astype(np.int16).reshape(phases, NEIGHBOURS),
         limit,
         frequencies.view(_FREQUENCY).astype(np.uint16).reshape(CLASSES, SYMBOLS),
-        _inflated(numbers, LONGEST_NUMBER * pixels),
+        inflate(numbers, LONGEST_NUMBER * pixels, _WHAT),
         np.frombuffer(content, _WORD, offset=ends[-1]).astype(np.uint32),
     )
 
 
-def _inflated(packed: bytes, most: int) -> Bytes:
-    if not packed:
-        return np.empty(0, np.uint8)
-    try:
-        # the decompressor believes the size that is stated, so it is looked at first
-        _require(0 < zstandard.frame_content_size(packed) <= most)
-        plain = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise PacketError(f"the residual is damaged ({error}); send it again") from error
-    return np.frombuffer(plain, np.uint8)
-
-
 def _require(sound: bool) -> None:
     if not sound:
-        raise PacketError("the residual is damaged; send it again")
+        raise PacketError(f"{_WHAT} is damaged; send it again")
