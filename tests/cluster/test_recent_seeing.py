@@ -10,7 +10,8 @@ import pytest
 from cluster_packets import exposure, make_packet
 
 from prepipe.cluster.dispatch import Dispatcher
-from prepipe.cluster.seeing import recent_seeing
+from prepipe.cluster.seeing import NEWEST, recent_seeing
+from prepipe.compute import Job
 from prepipe.config import Cluster, Site
 from prepipe.engines.base import Engine, Order
 from prepipe.model import Ccd, Colour, Exposure, Grade, Kind, Night, Reduction, Stage
@@ -66,6 +67,13 @@ def test_ccds_whose_seeing_could_not_be_measured_are_passed_over(journal: Journa
     assert recent_seeing(journal, taken(12)) == 0.8
 
 
+def test_a_night_that_is_reduced_once_more_has_its_own(journal: Journal) -> None:
+    calibrate(journal, taken(10), 0.8)
+    calibrate(journal, taken(11, night=1), *[1.4] * NEWEST)
+
+    assert recent_seeing(journal, taken(12)) == 0.8
+
+
 class Catcher:
     """A `Compute` that keeps the orders."""
 
@@ -74,9 +82,15 @@ class Catcher:
     def __init__(self) -> None:
         self.orders: list[Order] = []
 
-    def submit(self, _work: object, order: Order) -> Future[object]:
+    def submit(self, _work: object, order: Order, _urgency: float) -> Future[object]:
         self.orders.append(order)
         return Future()
+
+    def tend(self) -> str:
+        return ""
+
+    def jobs(self) -> tuple[Job, ...]:
+        return ()
 
 
 @pytest.mark.parametrize(("wants", "told"), [(True, 0.8), (False, None)])
@@ -89,7 +103,11 @@ def test_only_an_engine_that_wants_it_is_told(
         exposure(2), [Ccd(5, "N5")], stage=Stage.LANDED, facts={"packet": str(packet)}
     )
     site = Site(
-        cluster=Cluster(products=tmp_path / "products", calibrations=tmp_path / "calibrations")
+        cluster=Cluster(
+            work=tmp_path / "cluster",
+            products=tmp_path / "products",
+            calibrations=tmp_path / "calibrations",
+        )
     )
     compute = Catcher()
 
