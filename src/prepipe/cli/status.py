@@ -385,8 +385,8 @@ def _summary(found: NightStatus) -> str:
         )
     if found.originals.expected:
         line += f"; originals archived: {_archived(found.originals)}"
-    if found.quarantined_before:
-        line += f"; {found.quarantined_before} CCDs of other nights in quarantine (--all)"
+    if found.quarantined_elsewhere:
+        line += f"; {found.quarantined_elsewhere} CCDs of other nights in quarantine (--all)"
     return "\n".join([line, *map(_traffic, found.traffic), *map(_checked, found.checks)])
 
 

@@ -127,6 +127,11 @@ class Pack(Section):
         examples=[0.75],
         description="htj2k: or this quantiser step, in units of the frame's noise",
     )
+    archive: Literal["residual", "whole"] = Field(
+        "residual",
+        description="what `prepipe archive` sends of a CCD packed by wavelet: residual (what its "
+        "packet lost; the two together give the original back) or whole",
+    )
     workers: int = Field(2, ge=1, description="CCDs packed at the same time")
     check_every: int = Field(
         50,
