@@ -162,9 +162,18 @@ def try_compute(
     took = []
     for _ in range(_WARM):
         at = time.monotonic()
-        compute.submit(look_around, nothing).result(timeout=patience_s)
+        _answer(compute.submit(look_around, nothing), patience_s)
         took.append(time.monotonic() - at)
     return Trial(first_s, 1e3 * statistics.median(took), seen)
+
+
+def _answer(future: Future[Seen], patience_s: float) -> Seen:
+    try:
+        return future.result(timeout=patience_s)
+    except TimeoutError:
+        raise TransientError(
+            f"a worker that had answered is silent for {patience_s:.0f} s; try again"
+        ) from None
 
 
 def _awaited(
