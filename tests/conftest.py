@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from batch_systems import pbspro, quick_to_lose, slurm, system  # noqa: F401
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

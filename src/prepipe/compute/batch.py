@@ -66,6 +66,7 @@ class BatchCompute:
         self._failures = 0
         self._not_before = 0.0
         self._trouble = ""
+        self._closed = False
         with ExitStack() as held:
             # whoever comes second must not take the jobs of the first for left-overs
             held.enter_context(sole_user(self._directory / _LOCK))
@@ -100,6 +101,9 @@ class BatchCompute:
             packed = parcel(work, order)
         except Exception as error:
             promised.set_exception(error)
+            return promised
+        if self._closed:
+            promised.set_exception(PlaceLostError("the batch jobs were given up: start again"))
             return promised
         try:
             inner = self._broker.submit(packed, urgency)
@@ -172,6 +176,7 @@ class BatchCompute:
 
     def close(self) -> None:
         """Cancel all jobs; what is under way raises `PlaceLostError`."""
+        self._closed = True
         self._broker.close()
         self._give_up()
         with suppress(OSError):

@@ -9,6 +9,7 @@ import logging
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -25,6 +26,7 @@ from prepipe.errors import TransientError
 __all__ = ["Broker"]
 
 _ROUND_S = 1.0
+_SILENT_S = 60.0
 _UNBORN = (JobState.FAILED, JobState.MISSING)
 _TAIL = 300
 
@@ -64,6 +66,9 @@ class Broker:
         self._executor = make_executor(settings, directory, time_limit_s, record)
         try:
             self._executor.start()
+            commands = self._executor.command_client
+            # it would wait for ever for one that died, or hangs
+            commands.run = partial(commands.run, timeout_s=_SILENT_S)
         except Exception as error:
             self._kill()
             raise TransientError(f"the broker of the batch jobs does not start: {error}") from error
@@ -86,8 +91,9 @@ class Broker:
     @property
     def alive(self) -> bool:
         """Whether it can be trusted with work."""
-        process = self._executor.interchange_proc
-        return process.poll() is None and not self._executor.bad_state_is_set
+        executor = self._executor
+        answers = executor.command_client.ok and not executor.bad_state_is_set
+        return answers and executor.interchange_proc.poll() is None
 
     @property
     def trouble(self) -> str:
@@ -119,7 +125,14 @@ class Broker:
         with self._asking:  # a job that is being asked for right now is one more to cancel
             self._record.cancel_all()
         # it may wait for an answer of the process that is no more: not to be waited for
-        Thread(target=self._executor.shutdown, name="prepipe-shutdown", daemon=True).start()
+        Thread(target=self._clear_away, name="prepipe-shutdown", daemon=True).start()
+
+    def _clear_away(self) -> None:
+        """Close the sockets; one that is closed under another thread ends the whole process."""
+        with suppress(Exception):
+            self._executor.interchange_proc.wait()
+        self._thread.join()
+        self._executor.shutdown()
 
     def _kill(self) -> None:
         with suppress(Exception):

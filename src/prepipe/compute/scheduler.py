@@ -267,13 +267,16 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
 
     def execute_wait(self: Any, command: str, timeout: int | None = None) -> Any:
         name, _, rest = command.partition(" ")
+        if name == take:
+            self.submitted = rest.split()[-1]
+        if settings.place == "torque" and name == take:
+            # Slurm's qsub goes by these words, not by the script's own lines
+            command = f"{name} -o {self.submitted}.stdout -e {self.submitted}.stderr {rest}"
         code, out, err = provider.execute_wait(self, command, timeout)
         if name == look and _is_forgotten(code, err):
             return 0, out or ("{}" if settings.place == "pbspro" else ""), err
         if code and name in (look, take):
             raise TransientError(f"{name}: {(err.strip() or out.strip())[-200:]}")
-        if name == take:
-            self.submitted = rest.split()[-1]
         return code, out, err
 
     def _status(self: Any) -> None:
