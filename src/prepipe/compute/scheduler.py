@@ -157,7 +157,7 @@ def script_of(settings: Compute, directory: Path, time_limit_s: float) -> tuple[
         submitted.append(command)
         return 0, "Submitted batch job 0\n", ""
 
-    executor.provider.execute_wait = only_noted
+    executor.provider.ask = only_noted
     executor.logconf_path = None
     executor.worker_port = settings.ports[0]
     executor.initialize_scaling()
@@ -272,7 +272,7 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
         if settings.place == "torque" and name == take:
             # Slurm's qsub goes by these words, not by the script's own lines
             command = f"{name} -o {self.submitted}.stdout -e {self.submitted}.stderr {rest}"
-        code, out, err = provider.execute_wait(self, command, timeout)
+        code, out, err = self.ask(command, timeout)
         if name == look and _is_forgotten(code, err):
             return 0, out or ("{}" if settings.place == "pbspro" else ""), err
         if code and name in (look, take):
@@ -287,6 +287,7 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
     own = {
         "status_polling_interval": 0,  # the broker keeps time
         "submit": submit,
+        "ask": provider.execute_wait,
         "execute_wait": execute_wait,
         "_status": _status,
     }
