@@ -18,23 +18,19 @@ from prepipe.errors import ConfigError, PlaceLostError
 
 HOLD = {"slurm": "#SBATCH --hold", "torque": "#PBS -h", "pbspro": "#PBS -h"}
 
-pytestmark = pytest.mark.usefixtures("quick_to_lose", "nothing_before")
+pytestmark = pytest.mark.usefixtures("quick_to_lose")
 
 
-@pytest.fixture
-def nothing_before(system):
-    system.empty()
-
-
-def test_closing_cancels_all_jobs_and_leaves_no_process(system, tmp_path):
-    compute = BatchCompute(system.settings(), tmp_path / "compute")
+def test_closing_cancels_all_jobs_and_leaves_no_process(slurm, tmp_path):
+    slurm.empty()
+    compute = BatchCompute(slurm.settings(), tmp_path / "compute")
     under_way = compute.submit(works.tell_and_sleep, (tmp_path / "told", 60.0))
     worker = psutil.Process(told_id(tmp_path / "told"))
     (broker,) = brokers_of(psutil.Process())
     compute.close()
     assert isinstance(under_way.exception(), PlaceLostError)
     assert isinstance(compute.submit(works.double, 1).exception(), PlaceLostError)
-    assert wait_until(lambda: not system.states())
+    assert wait_until(lambda: not slurm.states())
     assert wait_until(lambda: not worker.is_running())
     assert wait_until(lambda: not broker.is_running())
 
@@ -91,8 +87,9 @@ def owner_of(settings, directory: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": path})
 
 
-def test_brokers_and_jobs_of_an_owner_that_is_killed_disappear_by_themselves(system, tmp_path):
-    owner = owner_of(system.settings(), tmp_path)
+def test_brokers_and_jobs_of_an_owner_that_is_killed_disappear_by_themselves(slurm, tmp_path):
+    slurm.empty()
+    owner = owner_of(slurm.settings(), tmp_path)
     try:
         worker = psutil.Process(told_id(tmp_path / "told"))
         (broker,) = brokers_of(psutil.Process(owner.pid))
@@ -100,13 +97,14 @@ def test_brokers_and_jobs_of_an_owner_that_is_killed_disappear_by_themselves(sys
         owner.kill()
         owner.wait()
     assert wait_until(lambda: not broker.is_running(), 5.0)
-    assert wait_until(lambda: not system.states(), 30.0)
+    assert wait_until(lambda: not slurm.states(), 30.0)
     assert wait_until(lambda: not worker.is_running())
 
 
 def test_jobs_of_an_owner_that_is_killed_are_cancelled_by_the_next_even_if_they_only_wait(
     system, tmp_path
 ):
+    system.empty()
     owner = owner_of(system.settings(options=(HOLD[system.place],)), tmp_path)
     try:
         assert wait_until(lambda: list(system.states().values()) == ["pending"])
@@ -123,6 +121,7 @@ def test_jobs_of_an_owner_that_is_killed_are_cancelled_by_the_next_even_if_they_
 
 
 def test_two_cannot_work_in_one_directory_and_the_first_keeps_its_jobs(system, tmp_path):
+    system.empty()
     hold = (HOLD[system.place],)
     first = BatchCompute(system.settings(options=hold), tmp_path / "compute")
     try:

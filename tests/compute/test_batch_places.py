@@ -20,7 +20,7 @@ def compute(system, quick_to_lose, tmp_path_factory):
     compute = BatchCompute(system.settings(jobs=2, idle_s=1.0), directory)
     yield compute
     compute.close()
-    system.empty()
+    assert wait_until(lambda: not system.states()), "closing leaves jobs"
 
 
 def test_orders_are_carried_out_in_a_job_of_the_batch_system(compute, system):
