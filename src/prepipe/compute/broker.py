@@ -158,7 +158,8 @@ class Broker:
         self._jobs = tuple(self._job(block, states[block], managers.get(block)) for block in alive)
         if not self._away:
             self._end_those_on_hold(alive, managers)
-            self._scale([block for block in alive if _takes_work(managers.get(block))])
+            usable = sum(_takes_work(managers.get(block)) for block in alive)
+            self._scale(usable, len(alive))
 
     def _look_at_states(self) -> None:
         """Ask the scheduler, as often as the site allows; if it is away, the rest goes on."""
@@ -172,16 +173,17 @@ class Broker:
             self._away = ""
         self._next_look = time.monotonic() + self._settings.poll_s
 
-    def _scale(self, usable: list[str]) -> None:
+    def _scale(self, usable: int, alive: int) -> None:
         """Ask for jobs that are wanted, and give back those that are not."""
         settings = self._settings
         ready, idle_s = (0, _ROUND_S) if self._released else (settings.jobs_ready, settings.idle_s)
         orders = self._executor.outstanding()
         wanted = wanted_jobs(orders, settings.at_once, ready, settings.jobs)
-        if len(usable) > wanted:
-            self._executor.scale_in_facade(len(usable) - wanted, max_idletime=idle_s)
-        elif len(usable) < wanted and time.monotonic() >= self._not_before:
-            self._ask_for(wanted - len(usable))
+        if usable > wanted:
+            self._executor.scale_in_facade(usable - wanted, max_idletime=idle_s)
+        elif time.monotonic() >= self._not_before:
+            # one that takes no more work still is a job, until it has ended
+            self._ask_for(min(wanted - usable, settings.jobs - alive))
 
     def _ask_for(self, jobs: int) -> None:
         for _ in range(jobs):

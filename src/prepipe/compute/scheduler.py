@@ -38,6 +38,7 @@ START_S = 60
 """Allowance for the start of a job, out of its walltime."""
 
 _COMMAND_TIMEOUT_S = 30
+_NOT_RERUN = "#PBS -r n"  # a job that comes back by itself would find another broker
 _UNKNOWN_JOB = 153
 """Exit code of every qstat that does not know all the jobs that it was asked for."""
 
@@ -206,9 +207,6 @@ def _torque(settings: Compute) -> Any:
         "ppn=${tasks_per_node}", f"ppn={settings.cores}"
     )
     return provider
-
-
-_NOT_RERUN = "#PBS -r n"  # a job that comes back by itself would find another broker
 
 
 def _pbspro(settings: Compute) -> Any:
