@@ -89,7 +89,10 @@ def test_the_most_urgent_of_many_is_carried_out_first(compute, tmp_path):
     urgent = [compute.submit(works.add_line, (order, "urgent"), 2.0) for _ in range(3)]
     for future in (*holders, *others, *urgent):
         answer(compute, future).result()
-    assert order.read_text().split() == ["urgent"] * 3 + ["other"] * 100
+    begun = order.read_text().split()
+    # two workers write as they come: the last urgent one may be beside the first other
+    assert begun[:4].count("urgent") == 3
+    assert len(begun) == 103
 
 
 def test_a_killed_worker_costs_its_own_order_alone_and_its_job_goes_on(compute, slurm, tmp_path):
@@ -141,3 +144,20 @@ def test_a_broker_that_dies_or_hangs_loses_its_orders_and_is_replaced(
         assert isinstance(answer(compute, future).exception(), PlaceLostError)
     assert carried_out(compute, works.double, 4) == 8
     running_job(slurm)
+
+
+def test_a_job_that_takes_no_more_work_is_not_counted_on(compute, slurm):
+    assert carried_out(compute, works.double, 4) == 8
+    job = running_job(slurm)
+    # as one is left that was given back while the controller did not listen
+    executor = compute._broker._executor
+    executor._hold_block(executor.job_ids_to_block[job])
+    assert carried_out(compute, works.double, 4) == 8
+    assert running_job(slurm) != job
+
+
+def test_a_controller_that_has_forgotten_its_jobs_gets_new_ones(compute, slurm):
+    assert carried_out(compute, works.double, 4) == 8
+    slurm.forget_jobs()
+    assert wait_until(lambda: compute.tend() == "" and len(slurm.states()) == 1)
+    assert carried_out(compute, works.double, 4) == 8

@@ -17,6 +17,8 @@ JOB_ID = {"slurm": "SLURM_JOB_ID", "torque": "SLURM_JOB_ID", "pbspro": "PBS_JOBI
 @pytest.fixture(scope="module")
 def compute(system, quick_to_lose, tmp_path_factory):
     directory = tmp_path_factory.mktemp("compute")
+    if system.place == "pbspro":
+        system.forget_ended_jobs()  # as most sites do
     compute = BatchCompute(system.settings(jobs=2, idle_s=1.0), directory)
     yield compute
     compute.close()

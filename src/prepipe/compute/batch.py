@@ -21,7 +21,7 @@ from prepipe.compute.pilot import opened, parcel
 from prepipe.compute.record import JobRecord
 from prepipe.compute.scaling import rest_s
 from prepipe.config import Compute
-from prepipe.errors import PlaceLostError, TransientError
+from prepipe.errors import PlaceLostError, PrepipeError, TransientError
 from prepipe.files import sole_user
 
 __all__ = ["BatchCompute"]
@@ -154,7 +154,8 @@ class BatchCompute:
         self._broker.close()
         try:
             self._broker = self._new_broker()
-        except TransientError as error:
+        except (PrepipeError, OSError) as error:
+            # even a command that is not there now may be back when its disk is
             self._failures += 1
             self._not_before = time.monotonic() + rest_s(self._failures)
             self._trouble = str(error)

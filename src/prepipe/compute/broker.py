@@ -132,7 +132,8 @@ class Broker:
         with suppress(Exception):
             self._executor.interchange_proc.wait()
         self._thread.join()
-        self._executor.shutdown()
+        with suppress(Exception):
+            self._executor.shutdown()
 
     def _kill(self) -> None:
         with suppress(Exception):
@@ -149,22 +150,23 @@ class Broker:
 
     def _tend_jobs(self) -> None:
         executor = self._executor
-        self._look_at_states()
+        looked = self._look_at_states()
         managers = {manager["block_id"]: manager for manager in executor.connected_managers()}
         states = dict(executor.status_facade)
         self._note_births(managers)
         self._note_ends(states)
         alive = [block for block, told in states.items() if told.state not in TERMINAL_STATES]
         self._jobs = tuple(self._job(block, states[block], managers.get(block)) for block in alive)
+        if looked:
+            self._end_those_on_hold(managers)
         if not self._away:
-            self._end_those_on_hold(alive, managers)
             usable = sum(_takes_work(managers.get(block)) for block in alive)
             self._scale(usable, len(alive))
 
-    def _look_at_states(self) -> None:
-        """Ask the scheduler, as often as the site allows; if it is away, the rest goes on."""
+    def _look_at_states(self) -> bool:
+        """Ask the scheduler, as often as the site allows; whether it was asked and answered."""
         if time.monotonic() < self._next_look:
-            return
+            return False
         try:
             self._executor.poll_facade()
         except Exception as error:
@@ -172,6 +174,7 @@ class Broker:
         else:
             self._away = ""
         self._next_look = time.monotonic() + self._settings.poll_s
+        return not self._away
 
     def _scale(self, usable: int, alive: int) -> None:
         """Ask for jobs that are wanted, and give back those that are not."""
@@ -195,12 +198,12 @@ class Broker:
             if self._refused:
                 self._failures, self._unborn, self._refused = 0, "", False
 
-    def _end_those_on_hold(self, alive: list[str], managers: dict[str, Any]) -> None:
-        """Jobs given back while the scheduler did not listen take no more work, and would stay."""
+    def _end_those_on_hold(self, managers: dict[str, Any]) -> None:
+        """Cancel jobs given back that are still here: the scheduler was away, or has forgotten."""
         held = [
             self._executor.blocks_to_job_id[block]
-            for block in alive
-            if block in managers and not managers[block]["active"] and not managers[block]["tasks"]
+            for block, manager in managers.items()
+            if not manager["active"] and not manager["tasks"]
         ]
         if held:
             self._executor.provider.cancel(held)

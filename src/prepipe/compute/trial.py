@@ -124,9 +124,9 @@ def _own_disk(told: str) -> Place:
 
 def _writable(path: Path, shown: Path | None = None) -> Place:
     name = str(shown or path)
-    # one that is not there yet is made in the nearest that is
-    there = next(place for place in (path, *path.parents) if place.exists())
     try:
+        # one that is not there yet is made in the nearest that is
+        there = next(place for place in (path, *path.parents) if place.exists())
         with tempfile.TemporaryFile(dir=there) as stream:
             stream.write(bytes(_ROOM_BYTES))
         return Place(name, shutil.disk_usage(there).free)
