@@ -111,7 +111,7 @@ def test_a_faint_star_gets_no_more_scatter_than_the_preset_says(preset: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("preset", "least"), [("precise", 9.5), ("fast", 18.0), ("faint-link", 27.0)]
+    ("preset", "least"), [("precise", 10.5), ("fast", 18.5), ("faint-link", 29.0)]
 )
 def test_the_sky_shrinks_by_what_the_preset_promises(preset: str, least: float) -> None:
     assert ratio_of(np.rint(noise(1024, 1024)).astype(np.uint16), preset=preset) > least
@@ -127,11 +127,35 @@ def test_faint_stars_keep_their_flux_within_two_percent(preset: str, fwhm: float
     assert after.mean() / before.mean() == pytest.approx(1.0, abs=0.02)
 
 
-def test_bright_stars_keep_their_flux_within_a_thousandth() -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("fwhm", "snr"), [(4.0, 60.0), (4.0, 300.0), (6.0, 60.0)])
+def test_stars_that_stand_out_keep_their_flux_within_a_thousandth(
+    preset: str, fwhm: float, snr: float
+) -> None:
+    sigma_flux = SKY_NOISE_ADU / sqrt((profile(fwhm) ** 2).sum())
+    frame, places = grid_of_stars(fwhm, flux=snr * sigma_flux)
+    before = fluxes(frame, places, fwhm)
+    after = fluxes(round_trip(frame, preset=preset, seeing_px=fwhm), places, fwhm)
+    # 576 stars with a scatter of 0.25 / 60 each: known to 0.02 %
+    assert after.mean() / before.mean() == pytest.approx(1.0, abs=0.001)
+
+
+def test_the_brightest_stars_each_keep_their_flux_within_a_thousandth() -> None:
     frame, places = grid_of_stars(3.5, flux=200_000.0)
     before, after = fluxes(frame, places, 3.5), fluxes(round_trip(frame), places, 3.5)
-    assert after.mean() / before.mean() == pytest.approx(1.0, abs=0.001)
-    assert np.abs(after / before - 1).max() < 0.003
+    assert after.mean() / before.mean() == pytest.approx(1.0, abs=0.0002)
+    assert np.abs(after / before - 1).max() < 0.001
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_measured_seeing_keeps_the_loss_of_the_preset(preset: str) -> None:
+    frame, places = grid_of_stars(2.9, flux=7 * SKY_NOISE_ADU / sqrt((profile(2.9) ** 2).sum()))
+    before = fluxes(frame, places, 2.9)
+    after = fluxes(round_trip(frame, preset=preset, seeing_px=2.9), places, 2.9)
+    scatter = (after - before).std() * sqrt((profile(2.9) ** 2).sum()) / SKY_NOISE_ADU
+    # of 576 stars: known to 3 %
+    assert scatter == pytest.approx(PRESETS[preset].scatter, rel=0.15)
+    assert after.mean() / before.mean() == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_mean_of_the_sky_does_not_move() -> None:
