@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from wavelet_answers import ANSWERS, DATA, Answer
 
 from prepipe.codec import Encoded, Unit, get_codec
 from prepipe.codec.cards import join_cards, make_card
-from prepipe.codec.pixels import pixel_checksum
 from prepipe.codec.wavelet_loss import PRESETS, Preset, Quantiser, band_steps
 from prepipe.codec.wavelet_symbols import BandReader, BandWriter, Coding
 from prepipe.codec.wavelet_transform import Arena, analyse, synthesise
@@ -410,41 +404,7 @@ def test_coefficients_of_any_size_come_back(
     assert reader.finished or (coding == Coding.RUNS and not any(p.any() for p in pieces))
 
 
-# ------------------------------------------------------------------ the same on every machine
-
-
-@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
-def test_payloads_written_once_decode_to_the_same_pixels_for_ever(answer: Answer) -> None:
-    payload = (DATA / f"{answer.name}.payload").read_bytes()
-    decoded = CODEC.decode(payload, packet_of(np.empty(answer.shape, answer.dtype)))
-    assert pixel_checksum(decoded) == answer.pixels
-
-
-WITHOUT_COMPILER = """
-import sys
-sys.path.insert(0, {here!r})
-from test_wavelet import ANSWERS, CODEC, DATA, np, packet_of, pixel_checksum
-from prepipe.codec.wavelet_transform import _analyse
-assert not hasattr(_analyse, "signatures"), "the kernels are compiled"
-for answer in ANSWERS:
-    payload = (DATA / f"{{answer.name}}.payload").read_bytes()
-    decoded = CODEC.decode(payload, packet_of(np.empty(answer.shape, answer.dtype)))
-    print(pixel_checksum(decoded))
-"""
-
-
-def test_kernels_that_are_not_compiled_decode_to_the_same_pixels() -> None:
-    # plain Python rounds every product, so a compiler that fused one would be found out
-    program = WITHOUT_COMPILER.format(here=str(Path(__file__).parent))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [answer.pixels for answer in ANSWERS]
+# ------------------------------------------------------------------ later versions, other trees
 
 
 def test_a_payload_of_a_later_version_is_refused_with_a_word_of_what_to_do() -> None:
