@@ -12,6 +12,9 @@ sigma, two in five of them on galaxies, found in the difference to a template of
 ``bias`` is that of their light, ``bright_bias`` that of stars above 60 sigma. Codecs share noise
 and places: their differences are surer than the 0.011 of ``found`` itself.
 
+``residual.total_ratio`` is that of packet and residual together, which are the original bit for
+bit; the rows beside it hold their bytes against lossless JPEG 2000 and fpack.
+
 ``exposure62_core_s`` is the whole packing of 62 CCDs from a raw file of Rice tiles, by four of
 them; ``threads_scaling`` how much two threads pack together. Medians over repetitions.
 """
@@ -30,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from packing import codecs
-from packing.codecs import Way
+from packing import codecs, residuals
+from packing.codecs import Speed, Way
 from packing.frames import TEMPLATE_DEPTH, Truth, grey_frame
 
 from prepipe.calibrate.background import subtract
@@ -75,15 +78,18 @@ def main() -> None:
 
 def measured(quick: bool, seed: int) -> Iterator[Row]:
     """All rows."""
+    repeats = 2 if quick else 5
     truth = grey_frame(seed=seed)
-    ways = list(codecs.ways(truth, say))
     judge = Judge(truth)
     yield row("found.original", judge.found(truth.raw), "of transients")
-    for way in ways:
-        yield from rows_of(way, judge)
-        yield from speed_rows(way, truth, 2 if quick else 5)
+    there = list(codecs.ways(truth, say))
+    for way in there:
+        speed = codecs.measure(way, truth.raw, repeats)
+        yield from loss_rows(way.name, speed, judge)
+        yield from speed_rows(way.name, speed)
+    yield from residual_rows(truth, repeats)
     yield from sharp_rows(quick, seed + 3)
-    chief = next((way for way in ways if way.name == "fast"), ways[0])
+    chief = next((way for way in there if way.name == "fast"), there[0])
     yield row("threads_scaling", scaling(chief, truth), "of one thread")
     yield row("exposure62_core_s", exposure_core_s(), "s")
 
@@ -95,11 +101,12 @@ def sharp_rows(quick: bool, seed: int) -> Iterator[Row]:
     yield row("found.original.sharp", judge.found(sharp.raw), "of transients")
     for way in codecs.ways(sharp, lambda _: None):
         if not (quick and way.name in ("openjpeg10", "htj2k", "fpack")):
-            yield from rows_of(way, judge, ".sharp")
+            yield from loss_rows(f"{way.name}.sharp", codecs.measure(way, sharp.raw, 1), judge)
     if "wavelet" in codec_names():
         for preset, name in (("fast", "seeing2.9"), ("faint-link", "faint-link.seeing2.9")):
             told = {"preset": preset, "seeing_px": SHARP_PX}
-            yield from rows_of(codecs.of_prepipe(name, "wavelet", told, sharp), judge)
+            way = codecs.of_prepipe(name, "wavelet", told, sharp)
+            yield from loss_rows(name, codecs.measure(way, sharp.raw, 1), judge)
 
 
 def say(text: str) -> None:
@@ -112,21 +119,29 @@ def row(name: str, value: float, unit: str) -> Row:
     return {"name": name, "value": value if np.isfinite(value) else None, "unit": unit}
 
 
-def rows_of(way: Way, judge: Judge, suffix: str = "") -> Iterator[Row]:
+def loss_rows(name: str, speed: Speed, judge: Judge) -> Iterator[Row]:
     """What a codec does to a frame."""
-    raw = judge.truth.raw
-    payload = way.encode(raw)
-    ratio = raw.nbytes / len(payload)
-    yield row(f"ratio.{way.name}{suffix}", ratio, "to 1")
-    yield from judge.rows(f"{way.name}{suffix}", way.decode(payload))
-    say(f"{way.name}{suffix}: {ratio:.2f}:1")
+    yield row(f"ratio.{name}", speed.ratio, "to 1")
+    yield from judge.rows(name, speed.decoded)
+    say(f"{name}: {speed.ratio:.2f}:1")
 
 
-def speed_rows(way: Way, truth: Truth, repeats: int) -> Iterator[Row]:
+def speed_rows(name: str, speed: Speed) -> Iterator[Row]:
     """Mpixel a second of one core."""
-    encode, decode = codecs.speeds(way, truth.raw, repeats)
-    yield row(f"encode_mpix_s.{way.name}", encode, "Mpixel/s")
-    yield row(f"decode_mpix_s.{way.name}", decode, "Mpixel/s")
+    yield row(f"encode_mpix_s.{name}", speed.encode, "Mpixel/s")
+    yield row(f"decode_mpix_s.{name}", speed.decode, "Mpixel/s")
+
+
+def residual_rows(truth: Truth, repeats: int) -> Iterator[Row]:
+    """What a night's packet and its residual take together, by preset."""
+    for total in residuals.totals(truth, repeats):
+        name = total.preset
+        yield row(f"residual.total_ratio.{name}", total.ratio, "to 1")
+        over, under = total.over_best_lossless, total.under_fpack
+        yield row(f"residual.over_best_lossless_pct.{name}", over, "% over JPEG 2000 5/3")
+        yield row(f"residual.under_fpack_pct.{name}", under, "% under fpack")
+        yield from speed_rows(f"residual.{name}", total.speed)
+        say(f"residual, {name}: {total.ratio:.2f}:1")
 
 
 class Judge:

@@ -51,12 +51,20 @@ class Way:
     clock: Callable[[], float] = time.process_time
 
 
-def speeds(way: Way, raw: Pixels, repeats: int) -> tuple[float, float]:
-    """Encoding and decoding, Mpixel/s of one core: medians over repetitions.
+@dataclass(frozen=True)
+class Speed:
+    """One core's, Mpixel/s, and what came out."""
 
-    The codec has been at work before, so that nothing is compiled here.
-    """
+    encode: float
+    decode: float
+    ratio: float
+    decoded: Pixels
+
+
+def measure(way: Way, raw: Pixels, repeats: int) -> Speed:
+    """Medians over repetitions; the first, which may compile, is not counted."""
     payload = way.encode(raw)
+    decoded = way.decode(payload)
     there, back = [], []
     for _ in range(repeats):
         began = way.clock()
@@ -66,8 +74,8 @@ def speeds(way: Way, raw: Pixels, repeats: int) -> tuple[float, float]:
         there.append(packed - began)
         back.append(way.clock() - packed)
     mpix = raw.size / 1e6
-    encode, decode = (mpix / max(statistics.median(times), 1e-9) for times in (there, back))
-    return encode, decode
+    speeds = (mpix / max(statistics.median(times), 1e-9) for times in (there, back))
+    return Speed(*speeds, raw.nbytes / len(payload), decoded)
 
 
 def of_prepipe(name: str, codec: str, parameters: dict[str, object], truth: Truth) -> Way:

@@ -11,6 +11,7 @@
      │   ├─ PacketError        a packet is damaged or lies about itself
      │   └─ DuplicateError     another file already bears this exposure number
      └─ TransientError         try again later
+         ├─ EngineError        an external pipeline failed over a CCD
          ├─ LinkError          the far side cannot be reached
          ├─ PlaceLostError     a node, job or broker is gone, with the work it had
          └─ StorageError       disk full, directory unreadable, file vanished
@@ -23,6 +24,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigError",
     "DuplicateError",
+    "EngineError",
     "FitsError",
     "HeaderError",
     "InputError",
@@ -70,6 +72,10 @@ class DuplicateError(InputError):
 
 class TransientError(PrepipeError):
     """The world is not ready; the same call may work later."""
+
+
+class EngineError(TransientError):
+    """An external pipeline failed, hung or left no product; its log's end is in the message."""
 
 
 class LinkError(TransientError):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.journals import INGEST_LOCK, JOURNAL_NAME, PUSH_LOCK
+from prepipe.cli.journals import INGEST_LOCK, PUSH_LOCK, journal_of
 from prepipe.cli.link import watched
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
@@ -95,10 +94,10 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
     from prepipe.store import Journal
     from prepipe.telescope import Push
 
-    path = site.telescope.work / JOURNAL_NAME
+    where = journal_of(site.telescope)
     camera = load_camera(site.camera)
-    display = Display(path, "telescope")
-    journal = Journal(path)
+    display = Display(where, "telescope")
+    journal = Journal(where)
     link = open_link(site.link, display.say)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
@@ -149,8 +148,7 @@ def _plan(site: Site, *, as_json: bool) -> None:
     from prepipe.store import Journal
     from prepipe.telescope import plan_push
 
-    path = site.telescope.work / JOURNAL_NAME
-    journal = Journal(path if path.exists() else "sqlite://")
+    journal = Journal.existing(journal_of(site.telescope)) or Journal("sqlite://")
     link = open_link(site.link)
     try:
         plan = plan_push(site, journal, link, load_camera(site.camera))
@@ -186,14 +184,14 @@ def ingest(
     """
     from prepipe.cluster import Ingest
     from prepipe.compute import open_compute
-    from prepipe.engines.warm_up import warm_up
+    from prepipe.engines.choice import open_engine
     from prepipe.store import Journal
 
     site = read_site(config)
-    path = site.cluster.work / JOURNAL_NAME
-    display = Display(path, "cluster")
-    journal = Journal(path)
-    compute = open_compute(site, partial(warm_up, site.calibration.photometry))
+    where = journal_of(site.cluster)
+    display = Display(where, "cluster")
+    journal = Journal(where)
+    compute = open_compute(site, open_engine(site).warm_up)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.cluster.work / INGEST_LOCK):

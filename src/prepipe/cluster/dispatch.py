@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,11 @@ from pathlib import Path
 from prepipe.cluster.board import Board, UnderWay
 from prepipe.cluster.events import Event, What
 from prepipe.cluster.rescue import second_tries
+from prepipe.cluster.seeing import recent_seeing
 from prepipe.cluster.throttle import Pace, may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
-from prepipe.engines.base import Order, Outcome
+from prepipe.engines.base import Engine, Order, Outcome
 from prepipe.engines.library import MasterLibrary
 from prepipe.engines.node import Node, on_node
 from prepipe.errors import (
@@ -35,10 +36,7 @@ from prepipe.files import storage_errors
 from prepipe.model import Kind, PointingHint, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 
-__all__ = ["Dispatcher", "Work"]
-
-Work = Callable[[Order], Outcome]
-"""A top-level function that reduces one CCD."""
+__all__ = ["Dispatcher"]
 
 _AWAIT_MASTERS = (Kind.ZERO, Kind.DOME_FLAT)
 _LONGEST_REST_S = 60.0
@@ -67,17 +65,18 @@ class Dispatcher:
     site : Site
     journal : Journal
     compute : Compute
-    work : callable
+    engine : Engine
     """
 
-    def __init__(self, site: Site, journal: Journal, compute: Compute, work: Work) -> None:
+    def __init__(self, site: Site, journal: Journal, compute: Compute, engine: Engine) -> None:
         self._site = site
         self._journal = journal
         self._compute = compute
+        self._engine = engine
         self._board = Board(site.cluster.work)
         settings = site.compute
         node = Node(settings.scratch, settings.shared_slots, self._board.notes)
-        self._work = partial(on_node, work, node)
+        self._work = partial(on_node, engine.work, node)
         self._library = MasterLibrary(site.cluster.calibrations)
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
@@ -238,7 +237,7 @@ class Dispatcher:
         for row in self._journal.rows(Stage.LANDED, limit=looked_at):
             if row.key in self._flying or self._rests(row.key):
                 continue
-            if row.exposure.kind in _AWAIT_MASTERS:
+            if row.exposure.kind in _AWAIT_MASTERS and not self._engine.wants_calibrations:
                 self._journal.advance(row.key, Stage.CALIBRATED)
                 yield Event(What.AWAITING, str(row.key), "kept for the masters", row.key)
             elif not os.path.lexists(row.packet):
@@ -269,6 +268,8 @@ class Dispatcher:
             calibrations=self._library.choose(row.exposure, row.key.ccd, self._site.calibration),
             limits=self._site.limits,
             hints=self._hints.pop(row.key, ()),
+            settings=self._site.engines,
+            seeing_arcsec=self._recent_seeing(row),
         )
         self._journal.begin(row.key, Stage.CALIBRATED)
         self._pace.begun()
@@ -277,6 +278,10 @@ class Dispatcher:
         self._flying[row.key] = _Flight(row, future, time.time())
         future.add_done_callback(lambda _: self.answered.set())
         return Event(What.BEGUN, str(row.key), "", row.key)
+
+    def _recent_seeing(self, row: CcdRow) -> float | None:
+        wanted = self._engine.wants_seeing
+        return recent_seeing(self._journal, row.exposure) if wanted else None
 
     def _free_bytes(self) -> int:
         products = self._site.cluster.products

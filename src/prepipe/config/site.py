@@ -5,11 +5,12 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prepipe.config.calibration import Calibration, Limits
 from prepipe.config.cluster import Cluster
 from prepipe.config.compute import Compute
+from prepipe.config.engines import Engines
 from prepipe.config.section import Section
 from prepipe.config.telescope import Link, Pack, Push, Telescope
 from prepipe.errors import ConfigError
@@ -24,7 +25,7 @@ class Site(Section):
     """
 
     name: str = Field("my site", description="shown in reports")
-    camera: str = Field("decam", description="decam, or a .toml file that describes a camera")
+    camera: str = Field("decam", description="decam, hsc, or a .toml file that describes a camera")
     telescope: Telescope = Telescope()
     pack: Pack = Pack()
     link: Link = Link()
@@ -32,6 +33,7 @@ class Site(Section):
     cluster: Cluster = Cluster()
     compute: Compute = Compute()
     calibration: Calibration = Calibration()
+    engines: Engines = Engines()
     limits: dict[str, Limits] = Field(
         {"default": Limits()},
         description="by camera and band: [limits.decam.g], else [limits.decam], [limits.g] "
@@ -43,6 +45,12 @@ class Site(Section):
     def _by_camera_and_band(cls, told: object) -> object:
         """``[limits.decam.g]`` is the table ``g`` in the table ``decam``: name it ``decam.g``."""
         return _unfolded(told) if isinstance(told, dict) else told
+
+    @model_validator(mode="after")
+    def _a_journal_each(self) -> Site:
+        if self.telescope.journal and self.telescope.journal == self.cluster.journal:
+            raise ValueError("telescope.journal and cluster.journal must be two databases")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> Site:
@@ -82,6 +90,12 @@ class Site(Section):
         for name in ("telescope", "cluster", "calibration"):
             section = getattr(self, name)
             sections[name] = section.model_copy(update=anchor(section))
+        pipelines = {
+            name: section.model_copy(update=anchor(section))
+            for name, section in self.engines
+            if isinstance(section, Section)
+        }
+        sections["engines"] = self.engines.model_copy(update=pipelines)
         if self.link.kind == "local":
             sections["link"] = self.link.model_copy(update=anchor(self.link))
         if self.camera.endswith(".toml"):

@@ -113,7 +113,7 @@ class Course:
     def _ask(self) -> None:
         waiting = self._waiting()
         ready = [row for row in waiting if not self._rests(row)]
-        sent = self._journal.rows(Stage.SENT) if self._asks_far_side else []
+        sent = self._journal.rows(Stage.SENT, whole=False) if self._asks_far_side else []
         self._look_again = float("inf")
         order = in_order(self._settings, ready, sent, self._far_side.held)
         self._schedule.renew(order, self._journal.newest_start())
