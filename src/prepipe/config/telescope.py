@@ -88,7 +88,7 @@ class Pack(Section):
         "none", description="codec of zeros and dome flats, which nothing may blur"
     )
     preset: Literal["precise", "fast", "faint-link"] = Field(
-        "fast", description="wavelet: precise (about 10:1), fast (18:1) or faint-link (27:1)"
+        "fast", description="wavelet: precise (about 10:1), fast (17:1) or faint-link (26:1)"
     )
     seeing_px: float | None = Field(
         None,
