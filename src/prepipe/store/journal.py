@@ -229,6 +229,12 @@ class Journal:
         with self._reading() as connection:
             return [ccd_row(found) for found in connection.execute(query.limit(limit))]
 
+    def count(self, stage: Stage) -> int:
+        """How many CCDs are at a stage."""
+        query = select(func.count()).where(tables.ccds.c.stage == stage.value)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def row(self, key: CcdKey) -> CcdRow | None:
         """One CCD, or None if it is not known."""
         query = joined().where(

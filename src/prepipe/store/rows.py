@@ -60,6 +60,7 @@ class CcdRow:
     file_checksum: str = ""
     archived_at: float | None = None
     archive_bytes: int = 0
+    preset: str = ""
 
     @property
     def is_lossy(self) -> bool:
@@ -139,4 +140,5 @@ def ccd_row(found: Any) -> CcdRow:
         file_checksum=found.file_checksum,
         archived_at=found.archived_at,
         archive_bytes=found.archive_bytes,
+        preset=found.preset,
     )

@@ -82,6 +82,8 @@ ccds = Table(
     # Of the bit-exact original, where what was sent is not.
     Column("archived_at", Float),
     Column("archive_bytes", BigInteger, nullable=False, server_default="0"),
+    # Of the codec, where it has any.
+    Column("preset", String(20), nullable=False, server_default=""),
     UniqueConstraint("exposure_id", "number"),
     Index("ccds_by_stage", "stage"),
 )

@@ -89,6 +89,7 @@ class Carrier:
             "packet": packed.path.name,
             "packet_bytes": packed.size,
             "codec": packed.packet.codec,
+            "preset": packed.preset,
             "checksum": packed.packet.pixel_checksum,
             "file_checksum": packed.checksum,
         }
@@ -159,6 +160,7 @@ class Carrier:
             "packet": "",
             "packet_bytes": 0,
             "codec": "",
+            "preset": "",
             "file_checksum": "",
         }
         reason = f"sent by {to}" if to else ""
