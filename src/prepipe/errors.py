@@ -11,7 +11,9 @@
      │   ├─ PacketError        a packet is damaged or lies about itself
      │   └─ DuplicateError     another file already bears this exposure number
      └─ TransientError         try again later
+         ├─ EngineError        an external pipeline failed over a CCD
          ├─ LinkError          the far side cannot be reached
+         ├─ PlaceLostError     a node, job or broker is gone, with the work it had
          └─ StorageError       disk full, directory unreadable, file vanished
 
 The message of each is one sentence for a tired reader: what, where, what to do.
@@ -22,12 +24,14 @@ from __future__ import annotations
 __all__ = [
     "ConfigError",
     "DuplicateError",
+    "EngineError",
     "FitsError",
     "HeaderError",
     "InputError",
     "LinkError",
     "PacketError",
     "PixelError",
+    "PlaceLostError",
     "PrepipeError",
     "StorageError",
     "TransientError",
@@ -70,8 +74,16 @@ class TransientError(PrepipeError):
     """The world is not ready; the same call may work later."""
 
 
+class EngineError(TransientError):
+    """An external pipeline failed, hung or left no product; its log's end is in the message."""
+
+
 class LinkError(TransientError):
     """The far side of the link cannot be reached or does not answer."""
+
+
+class PlaceLostError(TransientError):
+    """A node, a job or the broker is gone with the work it had: no fault of the work."""
 
 
 class StorageError(TransientError):

@@ -64,7 +64,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     StorageError
         If the disk is full or the directory cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    # two nodes may be at the same name at the same time, with the same process id
+    mark = f"{os.getpid()}-{os.urandom(3).hex()}"
+    partial = path.with_name(f".{path.name}.{mark}{PARTIAL_SUFFIX}")
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

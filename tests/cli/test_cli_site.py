@@ -127,3 +127,28 @@ def test_a_wrong_limit_of_a_camera_and_band_is_named(tmp_path):
     path.write_text("[limits.decam.r]\nseeing = [1.1, 2.0, 3.0]\n")
     with pytest.raises(ConfigError, match=r"limits\.decam\.r\.seeing"):
         Site.read(path)
+
+
+def test_init_leaves_out_the_pipelines_that_are_not_used(run, tmp_path):
+    out = tmp_path / "prepipe.toml"
+    run("init", "--out", out)
+    assert "[engines" not in out.read_text()
+    run("init", "--out", out, "--force", "--engine", "photpipe")
+    assert "[engines.photpipe]" in out.read_text()
+    assert "[engines.lsst]" not in out.read_text()
+    assert Site.read(out).calibration.engine == "photpipe"
+    run("init", "--out", out, "--force", "--all")
+    assert "[engines.photpipe]" in out.read_text()
+    assert "[engines.lsst]" in out.read_text()
+
+
+def test_init_with_an_engine_that_is_none_names_those_there_are(run, tmp_path):
+    answer = run("init", "--out", tmp_path / "prepipe.toml", "--engine", "photpip")
+    assert answer.exit_code == 2
+    assert "photpipe, hscpipe, lsst" in answer.stderr
+
+
+def test_paths_of_a_pipeline_are_taken_from_the_directory_of_the_settings(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text('[engines.photpipe]\ndata = "photpipe/data"\n')
+    assert Site.read(path).engines.photpipe.data == tmp_path.resolve() / "photpipe" / "data"

@@ -34,7 +34,16 @@ class HereAndNow:
 
     slots = 1
 
-    def submit(self, work, order):
+    def tend(self):
+        return ""
+
+    def jobs(self):
+        return ()
+
+    def release(self):
+        pass
+
+    def submit(self, work, order, urgency=0.0):
         future = Future()
         try:
             future.set_result(work(order))
@@ -52,7 +61,7 @@ class WhenAsked(HereAndNow):
     def __init__(self):
         self.kept = []
 
-    def submit(self, work, order):
+    def submit(self, work, order, urgency=0.0):
         future = Future()
         self.kept.append((work, order, future))
         return future

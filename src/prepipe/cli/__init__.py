@@ -25,6 +25,8 @@ MODULES = (
     "archive",
     "receive",
     "link",
+    "compute",
+    "jobs",
     "masters",
     "library",
     "calibrate",

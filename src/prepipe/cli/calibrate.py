@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prepipe.cameras import Camera
     from prepipe.compute.local import LocalCompute
     from prepipe.config import Calibration, ProductForm, Site
-    from prepipe.engines.base import Order, Outcome
+    from prepipe.engines.base import Engine, Order, Outcome, Work
     from prepipe.model import Exposure
 
 __all__ = ["register"]
@@ -84,6 +84,8 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Calibrate raw exposures or packets, without journal or queue."""
+    from prepipe.engines.choice import open_engine
+
     site = site_of(config, camera)
     tables = {"crosstalk": crosstalk, "linearity": linearity, "bad_pixels": bad_pixels}
     settings = _with_tables(_calibration(site, refcat, columns), tables)
@@ -99,14 +101,18 @@ def calibrate(
         "calibration": settings,
         "limits": site.limits,
         "products": out,
+        "settings": site.engines,
     }
-    orders = list(_orders(files, base, cals, failures))
+    engine = open_engine(site)
+    orders = list(_orders(files, base, cals, failures, engine))
     with _pool(min(workers, len(orders))) as compute:
-        done = _calibrated(orders, compute, failures)
+        done = _calibrated(orders, engine.work, compute, failures)
         while again := _second_tries(done):
             for order in again:
                 del done[order.source, order.hdu]
-            done |= _calibrated(again, compute, failures, "trying again with what others tell")
+            done |= _calibrated(
+                again, engine.work, compute, failures, "trying again with what others tell"
+            )
     pairs = sorted(done.values(), key=lambda pair: (pair[1].exposure.number, pair[1].ccd.number))
     if json:
         print_json({"ccds": [_as_json(*pair) for pair in pairs], "failed": failures.reasons})
@@ -169,7 +175,7 @@ def _column_names(text: str) -> dict[str, str]:
 
 
 def _orders(
-    files: list[Path], base: dict[str, Any], cals: Path | None, failures: Failures
+    files: list[Path], base: dict[str, Any], cals: Path | None, failures: Failures, engine: Engine
 ) -> Iterator[Order]:
     from prepipe.cameras import load_camera
     from prepipe.engines.base import Order
@@ -181,7 +187,7 @@ def _orders(
     seen: dict[str, Path] = {}
     for path in dict.fromkeys(files):
         try:
-            exposure, ccds = _looked_into(path, camera)
+            exposure, ccds = _looked_into(path, camera, engine)
         except PrepipeError as error:
             failures.add(path, error)
             continue
@@ -194,7 +200,9 @@ def _orders(
             yield Order(source=path, hdu=hdu, calibrations=masters, **base)
 
 
-def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[tuple[int | None, int]]]:
+def _looked_into(
+    path: Path, camera: Camera, engine: Engine
+) -> tuple[Exposure, list[tuple[int | None, int]]]:
     """The exposure of a file, and its CCDs by HDU; a packet has one CCD and no HDUs."""
     from prepipe.codec.fits_bytes import scan_fits
     from prepipe.codec.packet import read_header
@@ -208,19 +216,23 @@ def _looked_into(path: Path, camera: Camera) -> tuple[Exposure, list[tuple[int |
         scan_fits(path)
         ccds = [(hdu, ccd.number) for hdu, ccd in list_ccds(path, camera)]
         exposure = read_exposure(path, camera)
-    if exposure.kind in (Kind.ZERO, Kind.DOME_FLAT):
+    if exposure.kind in (Kind.ZERO, Kind.DOME_FLAT) and not engine.wants_calibrations:
         kind = exposure.kind.value.replace("-", " ")
         raise InputError(f"{path}: this is a {kind}: combine it with make-cals")
     return exposure, ccds
 
 
 def _calibrated(
-    orders: list[Order], compute: LocalCompute | None, failures: Failures, what: str = "calibrating"
+    orders: list[Order],
+    work: Work,
+    compute: LocalCompute | None,
+    failures: Failures,
+    what: str = "calibrating",
 ) -> dict[Place, tuple[Order, Outcome]]:
     """What came of the orders, by file and HDU; those that failed are noted."""
     done = {}
     with progress(what, len(orders)) as advance:
-        for order, outcome in _carried_out(orders, compute):
+        for order, outcome in _carried_out(orders, work, compute):
             name = order.source.name if order.hdu is None else f"{order.source}[{order.hdu}]"
             if isinstance(outcome, PrepipeError):
                 failures.add(name, outcome)
@@ -267,20 +279,18 @@ def _pool(workers: int) -> Iterator[LocalCompute | None]:
 
 
 def _carried_out(
-    orders: list[Order], compute: LocalCompute | None
+    orders: list[Order], work: Work, compute: LocalCompute | None
 ) -> Iterator[tuple[Order, Outcome | PrepipeError]]:
     from concurrent.futures import as_completed
-
-    from prepipe.engines.builtin import carry_out
 
     if compute is None:
         for order in orders:
             try:
-                yield order, carry_out(order)
+                yield order, work(order)
             except PrepipeError as error:
                 yield order, error
         return
-    running = {compute.submit(carry_out, order): order for order in orders}
+    running = {compute.submit(work, order): order for order in orders}
     for future in as_completed(running):
         try:
             yield running[future], future.result()

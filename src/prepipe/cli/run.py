@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -188,14 +187,14 @@ def ingest(
     """
     from prepipe.cluster import Ingest
     from prepipe.compute import open_compute
-    from prepipe.engines.warm_up import warm_up
+    from prepipe.engines.choice import open_engine
     from prepipe.store import Journal
 
     site = read_site(config)
     path = site.cluster.work / JOURNAL_NAME
     display = Display(path, "cluster")
     journal = Journal(path)
-    compute = open_compute(site, partial(warm_up, site.calibration.photometry))
+    compute = open_compute(site, open_engine(site).warm_up)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
             if not is_in_use(site.cluster.work / INGEST_LOCK):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -43,16 +43,22 @@ class Setting:
         return bool(self.value != self.default)
 
 
-def commented_toml(model: BaseModel) -> str:
+def commented_toml(model: BaseModel, without: Collection[str] = ()) -> str:
     """A TOML file with every setting of `model`, each under its own description.
 
     Settings that are not set are written as comments. Reading the text back gives an
     equal model.
+
+    Parameters
+    ----------
+    model : BaseModel
+    without : collection of str
+        Tables left out, such as ``"engines.photpipe"``; they read back as their defaults.
     """
-    return "\n".join(_section_lines(model, "")).strip() + "\n"
+    return "\n".join(_section_lines(model, "", without)).strip() + "\n"
 
 
-def _section_lines(model: BaseModel, prefix: str) -> Iterator[str]:
+def _section_lines(model: BaseModel, prefix: str, without: Collection[str]) -> Iterator[str]:
     tables: list[tuple[str, BaseModel]] = []
     for name, value in model:
         if isinstance(value, BaseModel):
@@ -62,10 +68,12 @@ def _section_lines(model: BaseModel, prefix: str) -> Iterator[str]:
         else:
             yield from _setting_lines(name, value, type(model).model_fields[name])
     for path, table in tables:
+        if path in without:
+            continue
         yield ""
         yield from _comment(_summary(table))
         yield f"[{path}]"
-        yield from _section_lines(table, f"{path}.")
+        yield from _section_lines(table, f"{path}.", without)
 
 
 def _setting_lines(name: str, value: object, field: FieldInfo) -> Iterator[str]:

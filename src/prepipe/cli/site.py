@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,27 +12,62 @@ from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
 from prepipe.cli.output import print_json, print_table
 from prepipe.errors import ConfigError
 
+if TYPE_CHECKING:
+    from prepipe.config import Site
+
 __all__ = ["register"]
 
 
 def init(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = DEFAULT_CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Calibrate with photpipe, hscpipe, lsst or module:name, and set it up."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Settings of all engines, not only of the one used.")
+    ] = False,
 ) -> None:
     """Write a prepipe.toml with every setting, its default and what it means."""
     from prepipe.cli.settings import commented_toml
-    from prepipe.config import Site
     from prepipe.files import atomic_write
 
+    site = _site_with(engine)
     if out.is_dir():
         raise ConfigError(f"{out} is a directory: name a file, such as {out / DEFAULT_CONFIG}")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists: give another --out, or --force to overwrite it")
     with atomic_write(out) as stream:
-        stream.write(commented_toml(Site()).encode())
+        stream.write(commented_toml(site, () if every else _idle_tables(site)).encode())
     typer.echo(
         f"wrote {out}: set telescope.raw, link and calibration.reference, then see `prepipe doctor`"
     )
+
+
+def _site_with(engine: str | None) -> Site:
+    """The default site, with an engine."""
+    from pydantic import ValidationError
+
+    from prepipe.config import Calibration, Site
+
+    if engine is None:
+        return Site()
+    try:
+        return Site(calibration=Calibration(engine=engine))
+    except ValidationError as error:
+        raise ConfigError(
+            f"--engine {engine}: say builtin, photpipe, hscpipe, lsst, or module:name of your own"
+        ) from error
+
+
+def _idle_tables(site: Site) -> list[str]:
+    """The tables of engines that a site does not use."""
+    from prepipe.config import EXTERNAL_ENGINES
+
+    used = site.calibration.engine
+    idle = [f"engines.{name}" for name in EXTERNAL_ENGINES if name != used]
+    return ["engines", *idle] if used == "builtin" else idle
 
 
 def show_config(
@@ -80,7 +115,7 @@ def _shown(value: object) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add `init` and `config`."""
-    add_command(app, init, "prepipe init --out prepipe.toml")
+    add_command(app, init, "prepipe init --out prepipe.toml", "prepipe init --engine photpipe")
     add_command(
         app,
         show_config,

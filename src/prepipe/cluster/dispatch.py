@@ -7,21 +7,26 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from prepipe.cluster.board import Board, UnderWay
 from prepipe.cluster.events import Event, What
 from prepipe.cluster.rescue import second_tries
-from prepipe.cluster.throttle import may_begin
+from prepipe.cluster.throttle import Pace, may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
-from prepipe.engines.base import Order, Outcome
+from prepipe.engines.base import Engine, Order, Outcome
 from prepipe.engines.library import MasterLibrary
+from prepipe.engines.node import Node, on_node
 from prepipe.errors import (
     ConfigError,
     InputError,
+    PlaceLostError,
     PrepipeError,
     StorageError,
     TransientError,
@@ -30,13 +35,13 @@ from prepipe.files import storage_errors
 from prepipe.model import Kind, PointingHint, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
 
-__all__ = ["Dispatcher", "Work"]
-
-Work = Callable[[Order], Outcome]
-"""A top-level function that reduces one CCD."""
+__all__ = ["Dispatcher"]
 
 _AWAIT_MASTERS = (Kind.ZERO, Kind.DOME_FLAT)
 _LONGEST_REST_S = 60.0
+
+LOSSES_A_TRY = 3
+"""So often a CCD may lose the place where it ran before that counts as a try of its own."""
 
 LOOK_AHEAD = 64
 """Waiting CCDs read from the journal beyond those that can begin: zeros and flats take no room."""
@@ -48,6 +53,7 @@ class _Flight:
 
     row: CcdRow
     future: Future[Outcome]
+    since: float
 
 
 class Dispatcher:
@@ -58,20 +64,27 @@ class Dispatcher:
     site : Site
     journal : Journal
     compute : Compute
-    work : callable
+    engine : Engine
     """
 
-    def __init__(self, site: Site, journal: Journal, compute: Compute, work: Work) -> None:
+    def __init__(self, site: Site, journal: Journal, compute: Compute, engine: Engine) -> None:
         self._site = site
         self._journal = journal
         self._compute = compute
-        self._work = work
+        self._engine = engine
+        self._board = Board(site.cluster.work)
+        settings = site.compute
+        node = Node(settings.scratch, settings.shared_slots, self._board.notes)
+        self._work = partial(on_node, engine.work, node)
         self._library = MasterLibrary(site.cluster.calibrations)
         self._flying: dict[CcdKey, _Flight] = {}
         self._rest_until: dict[CcdKey, float] = {}
         self._obstacles = 0
         self._next_probe = 0.0
         self._hints: dict[CcdKey, tuple[PointingHint, ...]] = {}
+        self._losses: Counter[CcdKey] = Counter()
+        self._pace = Pace(site.cluster.ccds_per_minute)
+        self._trouble = ""
         self.answered = threading.Event()
         """Set when a worker has answered."""
 
@@ -85,6 +98,11 @@ class Dispatcher:
         """Whether nothing is under way, and what holds all up was met too often."""
         return not self._flying and self._obstacles >= self._site.cluster.tries
 
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is under way, and nothing shall be begun."""
+        return not self._flying and self._board.draining
+
     def serve(self) -> Iterator[Event]:
         """Note the answers that have come, then keep the workers busy.
 
@@ -97,7 +115,23 @@ class Dispatcher:
         """
         self.answered.clear()
         yield from self._collect()
+        yield from self._tend()
         yield from self._begin()
+        self._show()
+
+    def _tend(self) -> Iterator[Event]:
+        """Let the compute mend itself; what it cannot mend is told once."""
+        if self.drained:
+            self._compute.release()
+        trouble = self._compute.tend()
+        if trouble and trouble != self._trouble:
+            yield Event(What.TROUBLE, "compute", trouble)
+        self._trouble = trouble
+
+    def _show(self) -> None:
+        under_way = [UnderWay(key, flight.since) for key, flight in self._flying.items()]
+        settings = self._site.compute
+        self._board.show(settings.place, self._compute.jobs(), under_way, self._trouble)
 
     def stop(self, patience_s: float) -> Iterator[Event]:
         """Give the CCDs under way some time; what is not done then stays LANDED."""
@@ -132,6 +166,7 @@ class Dispatcher:
         seconds = sum(outcome.reduction.seconds.values())
         self._journal.calibrated(key, outcome.reduction, outcome.grade, seconds)
         self._rest_until.pop(key, None)
+        self._losses.pop(key, None)
         self._obstacles = 0
         self._rescue(key)
         text = "; ".join(outcome.grade.reasons)
@@ -147,6 +182,8 @@ class Dispatcher:
     def _fail(self, row: CcdRow, error: BaseException) -> Event | None:
         if isinstance(error, ConfigError | StorageError) and row.packet not in str(error):
             return self._hold_up(row, str(error))
+        if isinstance(error, PlaceLostError) and self._is_no_fault(row, error):
+            return None
         ours = isinstance(error, PrepipeError)
         reason = str(error) if ours else f"{type(error).__name__}: {error}"
         quarantined = self._journal.fail(
@@ -161,6 +198,14 @@ class Dispatcher:
         what = What.QUARANTINED if quarantined else What.FAILED
         return Event(what, str(row.key), reason, row.key)
 
+    def _is_no_fault(self, row: CcdRow, error: PlaceLostError) -> bool:
+        """Let a CCD that lost its node go on elsewhere; one that costs node after node may not."""
+        self._losses[row.key] += 1
+        if self._losses[row.key] % LOSSES_A_TRY == 0:
+            return False
+        self._journal.wait(row.key, Stage.CALIBRATED, str(error))
+        return True
+
     def _hold_up(self, row: CcdRow, obstacle: str) -> Event | None:
         """Let all wait for what is no fault of a CCD: a disk, a file that all need. Told once."""
         self._journal.wait(row.key, Stage.CALIBRATED, obstacle)
@@ -171,8 +216,12 @@ class Dispatcher:
         return Event(What.TROUBLE, str(row.key), obstacle, row.key) if first else None
 
     def _begin(self) -> Iterator[Event]:
+        if self._board.draining:
+            return
         free_bytes = self._free_bytes()
-        room = may_begin(self._compute.slots, len(self._flying), free_bytes)
+        most = self._site.cluster.under_way
+        room = may_begin(self._compute.slots, len(self._flying), free_bytes, most)
+        allowed = self._pace.allowed(time.monotonic())
         if not room and self._flying:
             return
         if self._obstacles:
@@ -181,11 +230,13 @@ class Dispatcher:
                 return
             room = min(room, 1)
         waiting = 0
+        full = not room
+        room = room if allowed is None else min(room, allowed)
         looked_at = room + len(self._flying) + len(self._rest_until) + LOOK_AHEAD
         for row in self._journal.rows(Stage.LANDED, limit=looked_at):
             if row.key in self._flying or self._rests(row.key):
                 continue
-            if row.exposure.kind in _AWAIT_MASTERS:
+            if row.exposure.kind in _AWAIT_MASTERS and not self._engine.wants_calibrations:
                 self._journal.advance(row.key, Stage.CALIBRATED)
                 yield Event(What.AWAITING, str(row.key), "kept for the masters", row.key)
             elif not os.path.lexists(row.packet):
@@ -197,7 +248,7 @@ class Dispatcher:
                 yield self._send(row)
             else:
                 waiting += 1
-        if waiting and not self._flying and not self._obstacles:
+        if waiting and full and not self._flying and not self._obstacles:
             raise StorageError(
                 f"{self._site.cluster.products}: only {free_bytes >> 20} MiB are free, so that no "
                 f"CCD is begun and {waiting} wait; free some space, then it goes on by itself"
@@ -216,10 +267,13 @@ class Dispatcher:
             calibrations=self._library.choose(row.exposure, row.key.ccd, self._site.calibration),
             limits=self._site.limits,
             hints=self._hints.pop(row.key, ()),
+            settings=self._site.engines,
         )
         self._journal.begin(row.key, Stage.CALIBRATED)
-        future = self._compute.submit(self._work, order)
-        self._flying[row.key] = _Flight(row, future)
+        self._pace.begun()
+        urgency = row.exposure.start.timestamp()
+        future = self._compute.submit(self._work, order, urgency)
+        self._flying[row.key] = _Flight(row, future, time.time())
         future.add_done_callback(lambda _: self.answered.set())
         return Event(What.BEGUN, str(row.key), "", row.key)
 

@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from prepipe.cameras import load_camera
-from prepipe.cluster.dispatch import Dispatcher, Work
+from prepipe.cluster.board import Board
+from prepipe.cluster.dispatch import Dispatcher
 from prepipe.cluster.events import Event, Report, What
 from prepipe.cluster.receive import Receiver
 from prepipe.compute import Compute
 from prepipe.config import Site
+from prepipe.engines.base import Engine, Work
+from prepipe.engines.choice import open_engine
 from prepipe.errors import ConfigError, TransientError
 from prepipe.files import sole_user, sweep_partials
 from prepipe.store import Journal
@@ -43,7 +46,7 @@ class Ingest:
     compute : Compute
         Its owner closes it.
     work : callable, optional
-        A top-level function that reduces one CCD; the builtin engine's if none is given.
+        A top-level function that reduces one CCD; the site's engine if none is given.
     on_event : callable, optional
         Called with each `Event`, in the thread that runs this.
     """
@@ -57,12 +60,13 @@ class Ingest:
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
         cluster = site.cluster
+        engine = open_engine(site) if work is None else Engine("given", work)
         self._cluster = cluster
         self._camera = site.camera
         self._reference = site.calibration.reference
         self._on_event = on_event
         self._receiver = Receiver(cluster.landing, journal, settle_s=cluster.poll_s)
-        self._dispatcher = Dispatcher(site, journal, compute, work or _builtin())
+        self._dispatcher = Dispatcher(site, journal, compute, engine)
         self._report = Report()
         self._trouble = ""
 
@@ -96,6 +100,7 @@ class Ingest:
             raise ConfigError(f"calibration.reference: {reference} does not exist; give its path")
         with sole_user(self._cluster.work / _LOCK_NAME):
             sweep_partials(self._cluster.products, _LEFTOVER_S)
+            Board(self._cluster.work).wipe()
             self._go_round(once, stop)
             self._tell_all(self._dispatcher.stop(STOP_S))
         return self._report
@@ -119,7 +124,8 @@ class Ingest:
 
     def _at_rest(self) -> bool:
         """Whether nothing is left to do, or nothing that can be done now."""
-        return self._dispatcher.idle or self._dispatcher.held_up
+        dispatcher = self._dispatcher
+        return dispatcher.idle or dispatcher.held_up or dispatcher.drained
 
     def _take_and_serve(self, stop: threading.Event) -> None:
         for event in self._receiver.look():
@@ -152,10 +158,3 @@ class Ingest:
         self._report.note(event)
         if self._on_event is not None:
             self._on_event(event)
-
-
-def _builtin() -> Work:
-    # whoever brings an engine of their own need not load this one
-    from prepipe.engines.builtin import carry_out  # noqa: PLC0415
-
-    return carry_out

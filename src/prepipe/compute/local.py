@@ -5,16 +5,20 @@ A worker holds one order at a time, so that its death is blamed on that order al
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing import get_context
-from queue import Empty, SimpleQueue
+from queue import Empty, PriorityQueue
 from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
+from prepipe.compute.base import Job
 from prepipe.compute.worker import Answer, serve
 from prepipe.errors import TransientError
 
@@ -33,6 +37,15 @@ _SPAWN = get_context("spawn")
 def worker_traceback(error: BaseException) -> str:
     """Traceback of an error as it was in the worker; empty if it arose elsewhere."""
     return "\n".join(getattr(error, "__notes__", ()))
+
+
+@dataclass(frozen=True, order=True)
+class _Turn:
+    """A task's place in the queue; one without a task ends a slot, after all that wait."""
+
+    lateness: float
+    number: int
+    task: _Task | None = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -67,14 +80,18 @@ class LocalCompute:
         for name in _ONE_THREAD:
             os.environ.setdefault(name, "1")
         self.slots = workers
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._since = time.time()
+        self._tasks: PriorityQueue[_Turn] = PriorityQueue()
+        self._numbers = count()
         self._closing = Event()
         self._served = [
             _Slot(self._tasks, self._closing, warm_up, time_limit_s) for _ in range(workers)
         ]
 
-    def submit(self, work: Callable[[Order], Outcome], order: Order) -> Future[Outcome]:
-        """Carry out `work(order)` in a worker, first come first served.
+    def submit(
+        self, work: Callable[[Order], Outcome], order: Order, urgency: float = 0.0
+    ) -> Future[Outcome]:
+        """Carry out `work(order)` in a worker, the most urgent first.
 
         Parameters
         ----------
@@ -82,6 +99,8 @@ class LocalCompute:
             A top-level function, or a `functools.partial` of one.
         order
             Its argument; it and the outcome cross between processes.
+        urgency : float
+            Of two orders of the same urgency the first comes first.
 
         Returns
         -------
@@ -98,8 +117,24 @@ class LocalCompute:
         if self._closing.is_set():
             raise TransientError("the workers were stopped: start them again")
         future: Future[Outcome] = Future()
-        self._tasks.put(_Task(work, order, future))
+        self._put(-urgency, _Task(work, order, future))
         return future
+
+    def _put(self, lateness: float, task: _Task | None) -> None:
+        self._tasks.put(_Turn(lateness, next(self._numbers), task))
+
+    def tend(self) -> str:
+        """Nothing to be done: each worker's own thread keeps it alive."""
+        return ""
+
+    def jobs(self) -> tuple[Job, ...]:
+        """This process, with the workers that are alive."""
+        alive = len(self.worker_ids())
+        busy = sum(slot.busy for slot in self._served)
+        return (Job(str(os.getpid()), "running", alive, busy, self._since),)
+
+    def release(self) -> None:
+        """Workers of this machine cost nobody else anything: they stay."""
 
     def worker_ids(self) -> list[int]:
         """Process ids of the workers that are alive."""
@@ -110,11 +145,11 @@ class LocalCompute:
         self._closing.set()
         with suppress(Empty):
             while True:
-                task = self._tasks.get_nowait()
-                if task is not None:
-                    task.future.cancel()
+                turn = self._tasks.get_nowait()
+                if turn.task is not None:
+                    turn.task.future.cancel()
         for slot in self._served:
-            self._tasks.put(None)
+            self._put(math.inf, None)
             slot.kill()
         for slot in self._served:
             slot.join()
@@ -125,7 +160,7 @@ class _Slot:
 
     def __init__(
         self,
-        tasks: SimpleQueue[_Task | None],
+        tasks: PriorityQueue[_Turn],
         closing: Event,
         warm_up: Callable[[], object] | None,
         time_limit_s: float,
@@ -135,6 +170,7 @@ class _Slot:
         self._warm_up = warm_up
         self._time_limit_s = time_limit_s
         self._worker: _Worker | None = None
+        self.busy = False
         self._changing = Lock()
         # a worker dies with the thread that made it, so that thread must be one that lasts
         self._thread = Thread(target=self._run, name="prepipe-slot", daemon=True)
@@ -156,14 +192,17 @@ class _Slot:
         # begun before there is work, so that nothing waits for the start; told with the work
         with suppress(TransientError):
             self._living_worker()
-        while (task := self._tasks.get()) is not None:
+        while (task := self._tasks.get().task) is not None:
             if not task.future.set_running_or_notify_cancel():
                 continue
+            self.busy = True
             try:
                 outcome = self._living_worker().carry_out(task.work, task.order, self._time_limit_s)
             except BaseException as error:
+                self.busy = False
                 task.future.set_exception(error)
             else:
+                self.busy = False
                 task.future.set_result(outcome)
 
     def _living_worker(self) -> _Worker:

@@ -17,7 +17,7 @@ from typing import Any
 
 from prepipe.errors import PrepipeError
 
-__all__ = ["Answer", "serve"]
+__all__ = ["Answer", "attempt", "failed", "serve"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WATCH_S = 1.0
@@ -59,9 +59,9 @@ def serve(
         except EOFError:
             return
         except Exception as error:
-            answer = _failed(error)
+            answer = failed(error)
         else:
-            answer = _attempt(work, order)
+            answer = attempt(work, order)
         _send(channel, answer)
 
 
@@ -79,11 +79,12 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _attempt(work: Callable[[Any], Any], order: Any) -> Answer:
+def attempt(work: Callable[[Any], Any], order: Any) -> Answer:
+    """Carry out one order, whatever it raises."""
     try:
         return Answer(outcome=work(order))
     except (Exception, SystemExit) as error:
-        return _failed(error)
+        return failed(error)
 
 
 def _send(channel: Connection[Answer, Any], answer: Answer) -> None:
@@ -92,10 +93,11 @@ def _send(channel: Connection[Answer, Any], answer: Answer) -> None:
     except OSError:
         os._exit(1)  # nobody is there to be told
     except Exception as error:
-        channel.send(_failed(error))
+        channel.send(failed(error))
 
 
-def _failed(error: BaseException) -> Answer:
+def failed(error: BaseException) -> Answer:
+    """The answer that tells of an error, in a form that surely survives the way."""
     portable = _portable(error)
     portable.add_note("".join(traceback.format_exception(error)))
     return Answer(error=portable)

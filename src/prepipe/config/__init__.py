@@ -15,6 +15,8 @@ from prepipe.config.calibration import (
     Rescue,
 )
 from prepipe.config.cluster import Cluster
+from prepipe.config.compute import Compute
+from prepipe.config.engines import EXTERNAL_ENGINES, Engines, Hscpipe, Lsst, Photpipe
 from prepipe.config.site import Site
 from prepipe.config.telescope import (
     PACK_SETTINGS,
@@ -27,16 +29,22 @@ from prepipe.config.telescope import (
 )
 
 __all__ = [
+    "EXTERNAL_ENGINES",
     "PACK_SETTINGS",
     "BiasChange",
     "Calibration",
     "Cluster",
+    "Compute",
+    "Engines",
     "External",
     "FlatChange",
+    "Hscpipe",
     "Limits",
     "Link",
+    "Lsst",
     "Method",
     "Pack",
+    "Photpipe",
     "ProductForm",
     "Push",
     "Rescue",

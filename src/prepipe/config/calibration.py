@@ -7,9 +7,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from prepipe.config.engines import EXTERNAL_ENGINES
 from prepipe.config.section import Section
 
 __all__ = ["BiasChange", "Calibration", "FlatChange", "Limits", "ProductForm", "Rescue"]
+
+_ENGINE = rf"^(builtin|{'|'.join(EXTERNAL_ENGINES)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 
 
 class Rescue(Section):
@@ -67,7 +70,12 @@ class FlatChange(Section):
 class Calibration(Section):
     """How a CCD is calibrated."""
 
-    engine: Literal["builtin"] = Field("builtin", description="what reduces a CCD")
+    engine: str = Field(
+        "builtin",
+        pattern=_ENGINE,
+        description="what reduces a CCD: builtin, photpipe, hscpipe, lsst, or module:name of an "
+        "engine of one's own",
+    )
     reference: Path | None = Field(
         None,
         examples=["gaia.fits"],

@@ -33,3 +33,15 @@ class Cluster(Section):
     time_limit_s: float = Field(
         600.0, gt=0, description="a worker that takes longer over one CCD hangs and is replaced"
     )
+    ccds_per_minute: float | None = Field(
+        None,
+        gt=0,
+        examples=[62.0],
+        description="begin no more CCDs than this a minute; unset: as many as find room",
+    )
+    under_way: int | None = Field(
+        None,
+        ge=1,
+        examples=[60],
+        description="CCDs handed over and not yet done, at most; unset: two more than can run",
+    )

@@ -9,6 +9,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from prepipe.config.calibration import Calibration, Limits
 from prepipe.config.cluster import Cluster
+from prepipe.config.compute import Compute
+from prepipe.config.engines import Engines
 from prepipe.config.section import Section
 from prepipe.config.telescope import Link, Pack, Push, Telescope
 from prepipe.errors import ConfigError
@@ -29,7 +31,9 @@ class Site(Section):
     link: Link = Link()
     push: Push = Push()
     cluster: Cluster = Cluster()
+    compute: Compute = Compute()
     calibration: Calibration = Calibration()
+    engines: Engines = Engines()
     limits: dict[str, Limits] = Field(
         {"default": Limits()},
         description="by camera and band: [limits.decam.g], else [limits.decam], [limits.g] "
@@ -80,6 +84,12 @@ class Site(Section):
         for name in ("telescope", "cluster", "calibration"):
             section = getattr(self, name)
             sections[name] = section.model_copy(update=anchor(section))
+        pipelines = {
+            name: section.model_copy(update=anchor(section))
+            for name, section in self.engines
+            if isinstance(section, Section)
+        }
+        sections["engines"] = self.engines.model_copy(update=pipelines)
         if self.link.kind == "local":
             sections["link"] = self.link.model_copy(update=anchor(self.link))
         if self.camera.endswith(".toml"):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prepipe.config import Calibration, Limits
+from prepipe.config import Calibration, Engines, Limits
 from prepipe.model import Ccd, Exposure, Grade, PointingHint, Reduction
 
-__all__ = ["ChosenMasters", "Order", "Outcome"]
+__all__ = ["ChosenMasters", "Engine", "Finding", "Order", "Outcome", "Work"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Order:
         Which HDU of a raw FITS file; None for a packet.
     hints : tuple of PointingHint
         Tried in turn if the header alone does not lead to a WCS.
+    settings : Engines
+        What external pipelines are told, so that a worker opens no file of settings.
+    scratch : Path or None
+        A directory of this order alone on the node's own disk, made and removed by the caller;
+        None lets the engine make a temporary one.
     """
 
     source: Path
@@ -58,6 +63,8 @@ class Order:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     hdu: int | None = None
     hints: tuple[PointingHint, ...] = ()
+    settings: Engines = field(default_factory=Engines)
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,48 @@ class Outcome:
     ccd: Ccd
     reduction: Reduction
     grade: Grade
+
+
+Work = Callable[[Order], Outcome]
+"""What a worker runs for one CCD: a top-level function, or a `functools.partial` of one."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an engine finds when it is asked whether it can work here.
+
+    Parameters
+    ----------
+    what : str
+        What was looked at.
+    found : str
+    remedy : str
+        What to do about it; empty if all is well.
+    """
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Something that can reduce a CCD.
+
+    Parameters
+    ----------
+    name : str
+    work : callable
+    warm_up : callable, optional
+        A top-level function that each worker calls before its first order.
+    wants_calibrations : bool
+        Whether zeros and dome flats go to it as orders, too, instead of being kept for the masters.
+    check : callable, optional
+        Looks whether it can work on this machine, for `prepipe doctor`.
+    """
+
+    name: str
+    work: Work
+    warm_up: Callable[[], object] | None = None
+    wants_calibrations: bool = False
+    check: Callable[[], tuple[Finding, ...]] | None = None

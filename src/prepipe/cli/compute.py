@@ -1,0 +1,112 @@
+"""`prepipe compute test`: what a site's batch system does with one trivial task."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prepipe.cli.app import add_command
+from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
+from prepipe.cli.output import Failures, print_json, printable
+
+if TYPE_CHECKING:
+    from prepipe.compute.trial import Trial
+    from prepipe.config import Site
+
+__all__ = ["register"]
+
+
+def test(
+    config: Config = DEFAULT_CONFIG,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the script that would be submitted, do nothing."),
+    ] = False,
+    patience_s: Annotated[
+        float, typer.Option("--patience", min=1.0, help="Wait so long for a first answer, s.")
+    ] = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Submit one trivial task where CCDs would be calibrated, and tell what happened.
+
+    It asks for one job as the settings describe it, waits until it starts, looks whether
+    that node has the disks it needs, and gives the job back.
+    """
+    site = read_site(config)
+    if dry_run:
+        _show_script(site, as_json=as_json)
+        return
+    trial = _tried(site, patience_s)
+    if as_json:
+        print_json({"place": site.compute.place, "faults": trial.seen.faults, **vars(trial)})
+    else:
+        _show(site, trial)
+    failures = Failures()
+    for number, fault in enumerate(trial.seen.faults, 1):
+        failures.add(f"fault {number}", fault)
+    failures.finish()
+
+
+def _tried(site: Site, patience_s: float) -> Trial:
+    from prepipe.compute import open_compute
+    from prepipe.compute.trial import Look, try_compute
+
+    cluster = site.cluster
+    cluster.work.mkdir(parents=True, exist_ok=True)
+    shared = (cluster.work, cluster.landing, cluster.products, cluster.calibrations)
+    settings = site.compute.model_copy(update={"jobs": 1, "jobs_ready": 1})
+    typer.echo(f"one task for {site.compute.place}", err=True)
+    # apart from a running ingest's own jobs, and where nodes see it
+    with tempfile.TemporaryDirectory(prefix="compute-test-", dir=cluster.work) as apart:
+        one = site.model_copy(update={"compute": settings})
+        compute = open_compute(one, directory=Path(apart))
+        try:
+            look = Look(site.compute.scratch, shared)
+            return try_compute(compute, look, patience_s, lambda text: typer.echo(text, err=True))
+        finally:
+            compute.close()
+
+
+def _show_script(site: Site, *, as_json: bool) -> None:
+    if site.compute.place == "local":
+        script, command = "", ""
+        text = f"nothing is submitted: {site.cluster.workers} workers run on this machine"
+    else:
+        from prepipe.compute.scheduler import script_of
+
+        with tempfile.TemporaryDirectory() as apart:
+            script, command = script_of(site.compute, Path(apart), site.cluster.time_limit_s)
+        text = f"{script}\n# submitted by: {command}"
+    if as_json:
+        print_json({"place": site.compute.place, "script": script, "command": command})
+    else:
+        typer.echo(text)
+
+
+def _show(site: Site, trial: Trial) -> None:
+    seen = trial.seen
+    job = f", job {seen.job}" if seen.job else ""
+    typer.echo(f"{site.compute.place}: first answer after {trial.first_s:.1f} s")
+    typer.echo(f"then {trial.warm_ms:.1f} ms from submitting to answer")
+    typer.echo(
+        f"node {printable(seen.node)}{job}: {seen.cores} cores, Python {seen.python}, "
+        f"prepipe {seen.prepipe}"
+    )
+    for place in (*seen.shared, *((seen.scratch,) if seen.scratch else ())):
+        if place.free_bytes is not None:
+            typer.echo(f"{printable(place.path)}: {place.free_bytes / 1e9:,.1f} GB free")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `compute`."""
+    group = typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help="Try the batch system.\n\n\b\nExample:\n  prepipe compute test --dry-run",
+        short_help="Try the batch system.",
+    )
+    add_command(group, test, "prepipe compute test", "prepipe compute test --dry-run")
+    app.add_typer(group, name="compute")

@@ -1,0 +1,60 @@
+"""Which engine a site uses; what the others need is never loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+
+from prepipe.config import Site
+from prepipe.engines.base import Engine
+from prepipe.errors import ConfigError
+
+__all__ = ["open_engine"]
+
+
+def open_engine(site: Site) -> Engine:
+    """The engine that ``calibration.engine`` names.
+
+    Parameters
+    ----------
+    site : Site
+
+    Raises
+    ------
+    ConfigError
+        If it is one of the site's own and cannot be loaded.
+    """
+    name = site.calibration.engine
+    if name == "builtin":
+        return _builtin(site)
+    if ":" in name:
+        return _own(name)
+    module = import_module(f"prepipe.engines.{name}")
+    engine: Engine = module.engine(site)
+    return engine
+
+
+def _builtin(site: Site) -> Engine:
+    from prepipe.engines.builtin import carry_out  # noqa: PLC0415
+    from prepipe.engines.warm_up import warm_up  # noqa: PLC0415
+
+    return Engine("builtin", carry_out, partial(warm_up, site.calibration.photometry))
+
+
+def _own(name: str) -> Engine:
+    """An engine of the site's own: a function from order to outcome, or an `Engine`."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except Exception as error:  # whatever a module of somebody else raises when it is loaded
+        raise ConfigError(
+            f"calibration.engine: {name} cannot be loaded ({type(error).__name__}: {error}); look "
+            "at its name, and whether PYTHONPATH leads to it"
+        ) from error
+    if isinstance(found, Engine):
+        return found
+    if not callable(found):
+        raise ConfigError(
+            f"calibration.engine: {name} is neither a function from order to outcome nor an Engine"
+        )
+    return Engine(name, found)
