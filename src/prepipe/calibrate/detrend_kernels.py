@@ -237,8 +237,9 @@ def detrend_rows(
 ) -> None:
     """Fill the planes as far as amplifiers reach; a plane of one row holds for all rows.
 
-    `excess` holds what 0, 1, 2, ... ADU count too much; less response than `weak` is bad. All amplifiers of a row come in turn:
-    half rows alone lie so far apart that the processor would wait for each.
+    `excess` holds what 0, 1, 2, ... ADU count too much; less response than `weak` is bad. All
+    amplifiers of a row come in turn: half rows alone lie so far apart that the processor would
+    wait for each.
     """
     nx = image.shape[1]
     ghost, scratch = np.empty(nx, np.float32), np.empty(nx, np.float32)

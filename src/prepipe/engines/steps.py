@@ -192,21 +192,23 @@ def clean_pixels(
         _mark_edges(frame.mask, layout, camera.edge_columns)
         interpolate_bad(frame.image, frame.mask)
     with watch.timing("background"):
-        background = measure_background(frame.image, frame.mask)
-        least_noise = 0.0
+        background = of_pixels = measure_background(frame.image, frame.mask)
+        least_noise, read_noise = 0.0, frame.read_noise
         if (packing := raw.packing_noise) is not None:
             least_noise = packing.least(frame.gain, masters.bias_noise)
             background = packing.corrected(background, frame.gain, masters.bias_noise)
+            read_noise = 0.0
         flags += _silence_flags(frame, background, flags)
     with watch.timing("cosmic_rays"):
         if not certain:
             fwhm_px = _glimpsed(frame, background, fwhm_px)
+        # packing took their sharpness, and with it the noise that they have to stand out of
         n_cosmic_rays = find_cosmic_rays(
             frame.image,
             frame.mask,
-            background,
+            of_pixels,
             fwhm_px,
-            read_noise=frame.read_noise,
+            read_noise=read_noise,
             variance=frame.variance,
         )
     if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
