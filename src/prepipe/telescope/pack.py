@@ -98,8 +98,8 @@ class Packer:
 
         Its parameters say, besides what the codec did, when the raw file was last written:
         ``found_at``, seconds since 1970, so that the far side can tell the latency. That is the
-        same for every host that sees the file, and so are the packet's bytes: whichever of them
-        sends it, the far side knows it again.
+        same for every host that sees the file, and so are the packet's bytes, by one preset:
+        whichever of them sends it, the far side knows it again.
 
         Raises
         ------
