@@ -133,11 +133,12 @@ class Broker:
         )
         if len(usable) > wanted:
             executor.scale_in_facade(len(usable) - wanted, max_idletime=self._settings.idle_s)
-        elif len(usable) < wanted and time.monotonic() >= self._not_before:
-            self._ask_for(wanted - len(usable))
+        elif time.monotonic() >= self._not_before:
+            # one that takes no more work still is a job, until it has ended
+            self._ask_for(min(wanted - len(usable), self._settings.jobs - len(alive)))
 
     def _ask_for(self, jobs: int) -> None:
-        if self._closing.is_set():
+        if jobs <= 0 or self._closing.is_set():
             return
         for block in self._executor.scale_out_facade(jobs):
             self._asked_at[self._executor.blocks_to_job_id[block]] = time.time()

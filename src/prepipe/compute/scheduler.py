@@ -222,6 +222,9 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
         return job_id
 
     def execute_wait(self: Any, command: str, timeout: int | None = None) -> Any:
+        if command.startswith("qsub"):
+            # some write the job's output where qsub was called, whatever the script says
+            command = f"cd {shlex.quote(str(self.script_dir))} && {command}"
         code, out, err = provider.execute_wait(self, command, timeout)
         # Torque's provider takes every job for ended when qstat fails as a whole.
         if code and command.startswith("qstat") and not out.strip():
