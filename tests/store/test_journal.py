@@ -121,6 +121,15 @@ def test_a_rewritten_file_makes_its_ccds_begin_anew(journal: Journal) -> None:
     assert journal.add_exposure(exposure(), [S1], path=path, checksum="b") == []
 
 
+def test_ccds_at_a_stage_are_counted(journal: Journal, key: CcdKey) -> None:
+    journal.add_exposure(exposure(941421), [Ccd(1, "S29"), Ccd(2, "S30")])
+    journal.advance(key, Stage.PACKED)
+    assert (journal.count(Stage.FOUND), journal.count(Stage.PACKED)) == (
+        len(journal.rows(Stage.FOUND)),
+        1,
+    )
+
+
 def test_rows_come_newest_exposure_first_and_as_filtered(journal: Journal) -> None:
     for number in (941421, 941420, 942420):
         journal.add_exposure(exposure(number), [S1, N1])
