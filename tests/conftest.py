@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql_server import Server, binaries
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -40,3 +42,36 @@ def shared_data() -> Path:
         message = f"no real data at {data}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return data
+
+
+@pytest.fixture(scope="session")
+def postgresql_programs() -> Path:
+    """Where PostgreSQL's programs are; their absence is a failure in CI."""
+    programs = binaries()
+    if programs is None:
+        message = "PostgreSQL is not installed (package postgresql)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgresql_programs: Path) -> Iterator[Server]:
+    """A real PostgreSQL."""
+    server = Server(postgresql_programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Server) -> str:
+    """A place in it where no table is yet."""
+    return postgresql.new_schema()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a journal can be, in turn: a file, and a schema of a real server."""
+    if request.param == "sqlite":
+        return tmp_path / "below" / "journal.sqlite"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url

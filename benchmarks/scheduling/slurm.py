@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parents[3] / "shared/tools/mini-slurm/mini-slurm.sh"
+
+
+NODES = 4
+NODES_ABOVE = 100
+"""Nodes listen at ports that lie so far above the controller's."""
+
+
+def _free_ports() -> int:
+    """A port for a controller; it and those of its nodes are free."""
+    while True:
+        port = random.randrange(20000, 30000)
+        with ExitStack() as held:
+            try:
+                for number in (port, *range(port + NODES_ABOVE, port + NODES_ABOVE + NODES)):
+                    held.enter_context(socket.create_server(("", number)))
+            except OSError:
+                continue
+        return port
 
 
 class Slurm:
@@ -18,15 +39,13 @@ class Slurm:
     Parameters
     ----------
     directory : Path
-    port : int
-        Of its controller; its nodes take some above.
     """
 
-    def __init__(self, directory: Path, port: int = 17817) -> None:
+    def __init__(self, directory: Path) -> None:
         self._environment = {
             **os.environ,
             "MINISLURM_DIR": str(directory),
-            "MINISLURM_PORT": str(port),
+            "MINISLURM_PORT": str(_free_ports()),
         }
         self._directory = directory
         self._run("start")

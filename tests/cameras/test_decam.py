@@ -159,7 +159,7 @@ def test_the_focal_plane_has_room_for_each_science_ccd() -> None:
 
 
 def test_an_unknown_camera_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="decam, decam-cp, sdss"):
+    with pytest.raises(ConfigError, match="decam, hsc, decam-cp, sdss"):
         load_camera("palomar")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from prepipe.cli import capacity, checks
 from prepipe.cli.checks import Check, State
-from prepipe.config import Cluster, Link, Site
+from prepipe.config import Cluster, Link, Site, Telescope
 from prepipe.engines.library import MasterLibrary
 from prepipe.engines.names import master_name
 from prepipe.errors import LinkError
@@ -135,17 +135,31 @@ def test_a_clock_that_ntp_does_not_keep_is_a_warning(tmp_path, monkeypatch):
 
 def test_a_journal_that_is_none_is_a_failure(tmp_path):
     (tmp_path / "journal.sqlite").write_text("this is no database, and long enough to tell" * 50)
-    assert checks.check_journal("telescope", tmp_path).state is State.FAILURE
+    own = Telescope(work=tmp_path)
+    assert checks.check_journal("telescope", own).state is State.FAILURE
 
 
 def test_the_doctor_leaves_no_journal_behind(tmp_path):
-    assert checks.check_journal("telescope", tmp_path / "work").state is State.OK
+    own = Telescope(work=tmp_path / "work")
+    assert checks.check_journal("telescope", own).state is State.OK
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_journal_is_opened(tmp_path):
     Journal(tmp_path / "journal.sqlite").close()
-    assert checks.check_journal("telescope", tmp_path).state is State.OK
+    assert checks.check_journal("telescope", Telescope(work=tmp_path)).state is State.OK
+
+
+def test_a_journal_in_postgresql_is_opened(postgresql_url):
+    check = checks.check_journal("cluster", Cluster(journal=postgresql_url))
+    assert (check.state, check.found) == (State.OK, postgresql_url)
+
+
+def test_a_server_that_is_not_there_is_a_failure_that_names_the_setting(tmp_path):
+    own = Cluster(journal=f"postgresql+psycopg://me@/cluster?host={tmp_path}")
+    check = checks.check_journal("cluster", own)
+    assert check.state is State.FAILURE
+    assert "cluster.journal" in check.remedy
 
 
 @pytest.mark.parametrize("codec", ["none", "rice", "wavelet", "jpeg2000", "htj2k"])
@@ -281,3 +295,50 @@ def test_a_check_that_breaks_does_not_hide_the_others(run, site_file, monkeypatc
     assert answer.exit_code == 1
     assert "ZeroDivisionError: oops" in answer.stdout
     assert "reference stars" in answer.stdout
+
+
+def photpipe_site(tmp_path, **changes) -> Site:
+    for name in ("pipeloop.pl", "pipeview.pl"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "sourceme").write_text(f"export PATH={tmp_path}:$PATH PIPE_DATA={tmp_path}/data\n")
+    settings = {"sourceme": tmp_path / "sourceme"} | changes
+    return Site.model_validate(
+        {"calibration": {"engine": "photpipe"}, "engines": {"photpipe": settings}}
+    )
+
+
+def test_a_pipeline_that_is_set_up_is_fine_and_its_places_are_told(tmp_path):
+    check = checks.check_engine(photpipe_site(tmp_path))
+    assert (check.name, check.state) == ("engine photpipe", State.OK)
+    assert str(tmp_path / "pipeloop.pl") in check.found
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"pipeview": "pipeview2.pl"}, "no program pipeview2.pl"),
+        ({"sourceme": "/no/where"}, "/no/where cannot be sourced"),
+        ({"data": "/no/where"}, "PIPE_DATA, /no/where, is no directory"),
+        ({"time_limit_s": 600}, "time limit 600 s, a worker's 600 s"),
+    ],
+)
+def test_what_a_pipeline_lacks_is_a_failure_with_a_remedy(tmp_path, changes, found):
+    check = checks.check_engine(photpipe_site(tmp_path, **changes))
+    assert check.state is State.FAILURE
+    assert found in check.found
+    assert "engines.photpipe" in check.remedy
+
+
+def test_an_engine_that_cannot_be_loaded_is_a_failure(tmp_path):
+    site = Site.model_validate({"calibration": {"engine": "no_such_module:engine"}})
+    check = checks.check_engine(site)
+    assert check.state is State.FAILURE
+    assert "cannot be loaded" in check.found
+
+
+def test_a_pipeline_needs_no_catalogue_and_no_masters_of_ours(tmp_path):
+    names = [check().name for check in checks.all_checks(photpipe_site(tmp_path), ["cluster"])]
+    assert "engine photpipe" in names
+    assert not {"reference stars", "masters", "detector tables"} & set(names)

@@ -17,7 +17,13 @@ COMMANDS = typer.main.get_command(app).commands
 
 def told() -> list[str]:
     lines = []
-    for name in ("README.md", "docs/guide.md", "docs/link.md", "docs/products.md"):
+    for name in (
+        "README.md",
+        "docs/guide.md",
+        "docs/link.md",
+        "docs/products.md",
+        "docs/engines.md",
+    ):
         text = (ROOT / name).read_text()
         lines += re.findall(r"^    (prepipe .+)$", text, re.MULTILINE)
         lines += re.findall(r"`(prepipe [a-z][^`]+)`", text)

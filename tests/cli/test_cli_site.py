@@ -129,6 +129,27 @@ def test_a_wrong_limit_of_a_camera_and_band_is_named(tmp_path):
         Site.read(path)
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ('cluster.journal = "postgresql://me:secret@host/db"', "~/.pgpass"),
+        ('telescope.journal = "mysql://me@host/db"', "postgresql+psycopg://USER@HOST/DATABASE"),
+        ('telescope.journal = "journal.sqlite"', "postgresql+psycopg://USER@HOST/DATABASE"),
+        (
+            'telescope.journal = "postgresql://me@h/db"\ncluster.journal = "postgresql://me@h/db"',
+            "must be two databases",
+        ),
+    ],
+)
+def test_a_wrong_place_for_a_journal_is_named(run, tmp_path, setting, told):
+    path = tmp_path / "prepipe.toml"
+    path.write_text(setting)
+    answer = run("config", "--config", path)
+    assert answer.exit_code == 2
+    assert told in answer.stderr
+    assert "secret" not in answer.output
+
+
 def test_init_leaves_out_the_pipelines_that_are_not_used(run, tmp_path):
     out = tmp_path / "prepipe.toml"
     run("init", "--out", out)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prepipe.files import sole_user
-from prepipe.model import Ccd, Colour, Exposure, Grade, Reduction, Stage
+from prepipe.model import Ccd, Colour, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import CcdKey, Journal
 
 NUMBER = 941420
@@ -358,3 +358,71 @@ def test_release_names_what_is_not_in_quarantine(run, site_file, telescope):
     answer = run("release", "good.fits", "--config", site_file)
     assert answer.exit_code == 1
     assert "good.fits: not in quarantine" in answer.stderr
+
+
+def later(exposure: Exposure, nights: int) -> Exposure:
+    start = exposure.start + timedelta(days=nights)
+    number = exposure.number + 1000 * nights
+    return replace(exposure, number=number, start=start, night=Night.of(start))
+
+
+def test_status_tells_of_the_newest_night_unless_asked_for_another(
+    run, site_file, telescope, cluster, exposure, ccds
+):
+    calibrated(cluster, exposure, ccds)
+    sent(telescope, later(exposure, 1), ccds)
+    told = json.loads(run("status", "--config", site_file, "--json").stdout)
+    assert told["night"] == "2020-03-06"
+    assert [entry["exposure"] for entry in told["exposures"]] == [NUMBER + 1000]
+    words = ("status", "--config", site_file, "--night", "ut200306", "--json")
+    assert [entry["exposure"] for entry in json.loads(run(*words).stdout)["exposures"]] == [NUMBER]
+
+
+def test_what_earlier_nights_left_in_quarantine_is_not_passed_over_in_silence(
+    run, site_file, cluster, exposure, ccds
+):
+    (key, _) = cluster.add_exposure(exposure, ccds, stage=Stage.LANDED)
+    cluster.fail(key, Stage.CALIBRATED, "three stars only")
+    (newer, _) = cluster.add_exposure(later(exposure, 1), ccds, stage=Stage.LANDED)
+    cluster.fail(newer, Stage.CALIBRATED, "two stars only")
+    shown = run("status", "--config", site_file).stdout
+    assert "1 CCDs of other nights in quarantine (--all)" in shown
+    assert "three stars only" not in shown
+
+
+def test_all_nights_are_told_in_a_line_each(run, site_file, telescope, cluster, exposure, ccds):
+    for nights in (0, 1):
+        sent(telescope, later(exposure, nights), ccds)
+    calibrated(cluster, exposure, ccds[:1])
+    shown = run("status", "--config", site_file, "--all").stdout
+    (newest, oldest) = [line for line in shown.splitlines() if "ut2003" in line]
+    assert "ut200307" in newest
+    assert "2 sent" in newest
+    assert "2 sent" in oldest
+    assert "1 calibrated" in oldest
+    assert "1 yellow" in oldest
+    nights = json.loads(run("status", "--config", site_file, "--all", "--json").stdout)["nights"]
+    assert [night["ut_name"] for night in nights] == ["ut200307", "ut200306"]
+    assert nights[1]["telescope"] == {"exposures": 1, "stages": {"sent": 2}, "grades": {}}
+    assert nights[1]["cluster"]["grades"] == {"yellow": 1}
+    assert "cluster" not in nights[0]
+
+
+@pytest.mark.parametrize("words", [("--night", "ut200306"), ("--exposure", 1), ("--watch",)])
+def test_all_nights_and_one_of_something_is_wrong_use(run, site_file, words):
+    assert run("status", "--config", site_file, "--all", *words).exit_code == 2
+
+
+def test_both_ends_may_keep_their_journals_in_postgresql(run, site_file, raw_file, postgresql):
+    here, there = postgresql.new_schema(), postgresql.new_schema()
+    raw_file.rename(site_file.parent / "raw" / "DECam_00941420.fits.fz")
+    with site_file.open("a") as stream:
+        stream.write(f'telescope.journal = "{here}"\ncluster.journal = "{there}"\n')
+    words = ("status", "--config", site_file, "--json")
+    assert "no journal yet" in run(*words).stderr
+    assert run("push", "--once", "--dry-run", "--config", site_file).exit_code == 0
+    assert run("push", "--once", "--config", site_file).exit_code == 0
+    assert json.loads(run(*words).stdout)["totals"] == {"sent": 2}
+    assert run("retry", NUMBER, "--stage", "found", "--config", site_file).exit_code == 0
+    assert json.loads(run(*words).stdout)["totals"] == {"found": 2}
+    assert list(site_file.parent.rglob("*.sqlite")) == []

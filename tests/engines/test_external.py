@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_sourced_is_named_with_what_it_said(tmp_path):
     with pytest.raises(ConfigError, match="missing cannot be sourced"):
         sourced_environment(tmp_path / "missing")
     setup = tmp_path / "sourceme"
-    setup.write_text("echo 'host not listed' >&2\nreturn 3\n")
+    setup.write_text("echo 'host not listed'\nreturn 1\n")
     with pytest.raises(ConfigError, match=r"sourceme: sourcing it .* \(host not listed\)"):
         sourced_environment(setup)
 

@@ -31,14 +31,14 @@ def test_each_rung_is_tried_as_usual_and_then_relaxed() -> None:
 
 
 def test_the_same_ccd_counts_only_nearby_and_in_the_same_field() -> None:
-    assert rungs(solved(108, 25)) == []
+    assert rungs(solved(107, 25)) == []
     assert rungs(solved(101, 25, field="elsewhere")) == []
-    assert rungs(solved(107, 25)) != []
+    assert rungs(solved(106, 25)) != []
 
 
-def test_neighbours_are_within_three_numbers() -> None:
-    assert rungs(solved(100, 28))[0] == ("neighbouring CCDs", False)
-    assert rungs(solved(100, 29))[0] == ("any CCD of the exposure", False)
+def test_neighbours_are_fewer_than_three_numbers_away() -> None:
+    assert rungs(solved(100, 27))[0] == ("neighbouring CCDs", False)
+    assert rungs(solved(100, 28))[0] == ("any CCD of the exposure", False)
 
 
 def test_the_hint_is_the_mean_of_those_who_tell() -> None:

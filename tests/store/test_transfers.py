@@ -23,8 +23,8 @@ def exposure(number: int = 941420) -> Exposure:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path / "journal.sqlite")
+def journal(where: Path | str) -> Iterator[Journal]:
+    opened = Journal(where)
     yield opened
     opened.close()
 

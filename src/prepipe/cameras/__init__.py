@@ -8,9 +8,10 @@ from pathlib import Path
 from prepipe.cameras.base import Camera
 from prepipe.cameras.decam import Decam
 from prepipe.cameras.generic import GenericCamera
+from prepipe.cameras.hsc import Hsc
 from prepipe.errors import ConfigError
 
-__all__ = ["Camera", "Decam", "GenericCamera", "load_camera"]
+__all__ = ["Camera", "Decam", "GenericCamera", "Hsc", "load_camera"]
 
 
 def load_camera(name: str) -> Camera:
@@ -19,7 +20,7 @@ def load_camera(name: str) -> Camera:
     Parameters
     ----------
     name : str
-        ``"decam"``, a camera described in this folder (``"sdss"``), or the path of a
+        ``"decam"``, ``"hsc"``, a camera described in this folder (``"sdss"``), or the path of a
         ``.toml`` file.
 
     Raises
@@ -31,12 +32,14 @@ def load_camera(name: str) -> Camera:
         return GenericCamera.read(Path(name))
     if name == "decam":
         return Decam()
+    if name == "hsc":
+        return Hsc()
     with as_file(files("prepipe.cameras")) as folder:
         described = sorted(folder.glob("*.toml"))
         for path in described:
             if path.stem == name:
                 return GenericCamera.read(path)
-    known = ", ".join(["decam", *(path.stem for path in described)])
+    known = ", ".join(["decam", "hsc", *(path.stem for path in described)])
     raise ConfigError(
         f"no camera {name!r}: write one of {known}, or the path of a .toml that describes one"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.journals import ARCHIVE_LOCK, JOURNAL_NAME
+from prepipe.cli.journals import ARCHIVE_LOCK, journal_of
 from prepipe.cli.link import watched
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
@@ -75,10 +75,10 @@ def _archive(site: Site, night: Night | None, *, once: bool, now: bool) -> Archi
     from prepipe.store import Journal
     from prepipe.telescope import Archive
 
-    path = site.telescope.work / JOURNAL_NAME
+    where = journal_of(site.telescope)
     camera = load_camera(site.camera)
-    display = Display(path, "archive")
-    journal = Journal(path)
+    display = Display(where, "archive")
+    journal = Journal(where)
     link = open_link(site.link, display.say)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
@@ -130,8 +130,7 @@ def _plan(site: Site, night: Night | None, *, as_json: bool) -> None:
     from prepipe.store import Journal
     from prepipe.telescope import plan_archive
 
-    path = site.telescope.work / JOURNAL_NAME
-    journal = Journal(path if path.exists() else "sqlite://")
+    journal = Journal.existing(journal_of(site.telescope)) or Journal("sqlite://")
     try:
         plan = plan_archive(journal, night)
     finally:

@@ -184,14 +184,15 @@ def _orders(
     settings: Calibration = base["calibration"]
     library = None if cals is None else MasterLibrary(cals)
     camera = load_camera(base["camera"])
-    seen: dict[str, Path] = {}
+    seen: dict[tuple[object, ...], Path] = {}
     for path in dict.fromkeys(files):
         try:
             exposure, ccds = _looked_into(path, camera, engine)
         except PrepipeError as error:
             failures.add(path, error)
             continue
-        name = f"{exposure.name} {exposure.band}"
+        # some cameras write a file for each CCD
+        name = exposure.name, exposure.band, *sorted(ccd for _, ccd in ccds)
         if path.suffix != PACKET and seen.setdefault(name, path) != path:
             failures.add(path, f"exposure {exposure.number} was given already, as {seen[name]}")
             continue

@@ -42,8 +42,10 @@ LIBRARIES = (
     "fitsio",
     "imagecodecs",
     "numba",
+    "parsl",
     "scipy",
     "SQLAlchemy",
+    "alembic",
     "pydantic",
     "pyarrow",
     "xxhash",
@@ -105,7 +107,7 @@ def _telescope_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_writable("telescope.work", own.work),
         lambda: check_space("telescope.work", own.work),
         lambda: check_clock("telescope.work", own.work),
-        lambda: check_journal("telescope", own.work),
+        lambda: check_journal("telescope", own),
         lambda: check_codec(site),
         lambda: check_workers("pack.workers", site.pack.workers),
     ]
@@ -125,10 +127,25 @@ def _cluster_checks(site: Site) -> list[Callable[[], Check]]:
         lambda: check_writable("cluster.products", own.products, own.work),
         lambda: check_space("cluster.products", own.products),
         lambda: check_clock("cluster.work", own.work),
-        lambda: check_journal("cluster", own.work),
-        lambda: check_workers("cluster.workers", own.workers),
+        lambda: check_journal("cluster", own),
+        *_own_workers(site),
+        *_engine_checks(site),
+    ]
+
+
+def _own_workers(site: Site) -> list[Callable[[], Check]]:
+    if site.compute.place != "local":
+        return []
+    return [lambda: check_workers("cluster.workers", site.cluster.workers)]
+
+
+def _engine_checks(site: Site) -> list[Callable[[], Check]]:
+    """What the built-in engine needs, or what another one says of itself."""
+    if site.calibration.engine != "builtin":
+        return [lambda: check_engine(site)]
+    return [
         lambda: check_reference(site),
-        lambda: check_masters(own.calibrations),
+        lambda: check_masters(site.cluster.calibrations),
         lambda: check_detector(site),
     ]
 
@@ -271,22 +288,24 @@ def _kept_by_ntp() -> bool | None:
     return {"yes": True, "no": False}.get(answer.strip())
 
 
-def check_journal(end: str, work: Path) -> Check:
+def check_journal(end: str, own: config.Telescope | config.Cluster) -> Check:
     """Whether the journal of an end can be opened and written."""
-    from prepipe.cli.journals import JOURNAL_NAME
+    from prepipe.cli.journals import JOURNAL_NAME, journal_of
     from prepipe.store import Journal
 
-    title, path = f"journal ({end})", work / JOURNAL_NAME
+    title, where = f"journal ({end})", journal_of(own)
     try:
-        if path.exists():
-            Journal(path).close()
-            return Check(title, State.OK, str(path))
-        with tempfile.TemporaryDirectory(dir=_existing(work), prefix=".prepipe-") as directory:
+        if isinstance(where, str) or where.exists():
+            Journal(where).close()
+            return Check(title, State.OK, str(where))
+        with tempfile.TemporaryDirectory(dir=_existing(own.work), prefix=".prepipe-") as directory:
             Journal(Path(directory) / JOURNAL_NAME).close()
     except (PrepipeError, OSError) as error:
         remedy = f"look at {end}.work; SQLite needs a file system with locks"
+        if own.journal:
+            remedy = f"look at {end}.journal, the server, and the password in ~/.pgpass"
         return Check(title, State.FAILURE, str(error), remedy)
-    return Check(title, State.OK, f"{path}, will be made")
+    return Check(title, State.OK, f"{where}, will be made")
 
 
 def check_codec(site: Site) -> Check:
@@ -404,6 +423,25 @@ def _try_to_land(settings: config.Link) -> None:
     if done.returncode != 0:
         said = sentence(done.stderr.decode("utf-8", "replace")) or f"exit code {done.returncode}"
         raise LinkError(f"prepipe answers, but packets cannot land there: {said}")
+
+
+def check_engine(site: Site) -> Check:
+    """Whether the engine that is not built in can work here, by its own account."""
+    from prepipe.engines.choice import open_engine
+
+    title = f"engine {site.calibration.engine}"
+    try:
+        engine = open_engine(site)
+    except PrepipeError as error:
+        return Check(title, State.FAILURE, str(error), "look at calibration.engine")
+    findings = engine.check() if engine.check is not None else ()
+    faults = [finding for finding in findings if finding.remedy]
+    if faults:
+        found = "; ".join(finding.found for finding in faults)
+        remedy = "; ".join(dict.fromkeys(finding.remedy for finding in faults))
+        return Check(title, State.FAILURE, found, remedy)
+    told = ", ".join(f"{finding.what} {finding.found}" for finding in findings)
+    return Check(title, State.OK, told or "there; it tells no more")
 
 
 def check_reference(site: Site) -> Check:

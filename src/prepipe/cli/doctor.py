@@ -31,6 +31,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look whether this site can work, and say what to do where it cannot."""
+    from prepipe.cli.batch import batch_checks
     from prepipe.cli.capacity import capacity_checks
     from prepipe.cli.checks import CLUSTER, TELESCOPE, State, all_checks
 
@@ -39,7 +40,8 @@ def doctor(
     site = read_site(config)
     done = []
     ends = (only,) if only else (TELESCOPE, CLUSTER)
-    for check in [*all_checks(site, ends), *capacity_checks(site, ends)]:
+    checks = [*all_checks(site, ends), *batch_checks(site, ends), *capacity_checks(site, ends)]
+    for check in checks:
         done.append(_carried_out(check))
         if not as_json:
             console().print(_line(done[-1]), soft_wrap=True)

@@ -68,7 +68,7 @@ def jobs(
     board = Board(site.cluster.work)
     alive = is_in_use(site.cluster.work / INGEST_LOCK)
     shown = board.read() if alive else None
-    with open_journals(site) as journals:
+    with open_journals(site, read_only=True) as journals:
         rows = journals.cluster.rows(Stage.LANDED) if journals.cluster is not None else []
     running = _running(board, shown, rows)
     busy = {(one.exposure, one.ccd) for one in running}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,10 @@ from prepipe.model import Stage
 
 if TYPE_CHECKING:
     from prepipe.config import Site
+    from prepipe.config.cluster import Cluster
+    from prepipe.config.telescope import Telescope
     from prepipe.model import Night
-    from prepipe.store import Journal
+    from prepipe.store import Journal, NightCounts
     from prepipe.store.status import NightStatus
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "JOURNAL_NAME",
     "PUSH_LOCK",
     "Journals",
+    "journal_of",
     "open_journals",
 ]
 
@@ -39,6 +42,11 @@ FINISHED = {
 """Where the work of each end ends, well or not."""
 
 
+def journal_of(end: Telescope | Cluster) -> Path | str:
+    """Where the journal of an end is, or will be: a file, or a database URL."""
+    return end.journal or end.work / JOURNAL_NAME
+
+
 @dataclass(frozen=True)
 class Journals:
     """The journal of each end; None where this machine has none."""
@@ -52,6 +60,19 @@ class Journals:
         ends = {"telescope": self.telescope, "cluster": self.cluster}
         return {end: journal for end, journal in ends.items() if journal is not None}
 
+    def nights(self) -> list[Night]:
+        """Nights that either end knows, the newest first."""
+        known = {night for journal in self.present.values() for night in journal.nights()}
+        return sorted(known, reverse=True)
+
+    def counts(self) -> dict[str, list[NightCounts]]:
+        """Every night in figures, by end."""
+        return {end: journal.counts() for end, journal in self.present.items()}
+
+    def in_quarantine(self) -> int:
+        """How many CCDs of any night are in quarantine."""
+        return sum(journal.number_at(Stage.QUARANTINED) for journal in self.present.values())
+
     def status(self, exposure: int | None = None, night: Night | None = None) -> NightStatus:
         """Where everything is.
 
@@ -60,12 +81,16 @@ class Journals:
         exposure : int, optional
             Only this one; of the files in quarantine, those whose name has its number.
         night : Night, optional
-            Only this one; a file in quarantine may be of any.
+            Only this one, if neither is given the newest; a file in quarantine may be of any.
         """
         from prepipe.store.status import night_status
 
+        if exposure is None and night is None:
+            night = next(iter(self.nights()), None)
+        # nothing long is told of a whole night
+        whole = exposure is not None
         rows = {
-            end: journal.rows(exposure=exposure, night=night)
+            end: journal.rows(exposure=exposure, night=night, whole=whole)
             for end, journal in self.present.items()
         }
         files = {
@@ -73,7 +98,7 @@ class Journals:
             for end, journal in self.present.items()
         }
         sender = self.telescope
-        return night_status(
+        found = night_status(
             rows.get("telescope", ()),
             rows.get("cluster", ()),
             files.get("telescope", ()),
@@ -81,18 +106,33 @@ class Journals:
             sender.transfers(exposure=exposure, night=night) if sender else (),
             sender.checks(night) if sender and exposure is None else (),
         )
+        if exposure is not None:
+            return found
+        own = found.totals.get(Stage.QUARANTINED, 0)
+        return replace(found, night=night, quarantined_before=max(0, self.in_quarantine() - own))
 
 
 @contextmanager
-def open_journals(site: Site) -> Iterator[Journals]:
+def open_journals(site: Site, *, read_only: bool = False) -> Iterator[Journals]:
     """Open the journals that exist; none is made.
+
+    Parameters
+    ----------
+    site : Site
+    read_only : bool
+        Nothing will be changed.
 
     Raises
     ------
     StorageError
         If one exists and cannot be used.
     """
-    journals = Journals(_opened(site.telescope.work), _opened(site.cluster.work))
+    from prepipe.store import Journal
+
+    journals = Journals(
+        Journal.existing(journal_of(site.telescope), read_only=read_only),
+        Journal.existing(journal_of(site.cluster), read_only=read_only),
+    )
     try:
         yield journals
     finally:
@@ -103,10 +143,3 @@ def open_journals(site: Site) -> Iterator[Journals]:
 def _is_about(path: str, exposure: int | None) -> bool:
     numbers = re.findall(r"[0-9]+", Path(path).name)
     return exposure is None or any(int(number) == exposure for number in numbers)
-
-
-def _opened(work: Path) -> Journal | None:
-    from prepipe.store import Journal
-
-    path = work / JOURNAL_NAME
-    return Journal(path) if path.is_file() else None

@@ -43,8 +43,8 @@ class Display:
 
     Parameters
     ----------
-    journal : Path
-        Of the end that works.
+    journal : Path or str
+        Of the end that works: a file or a database URL.
     end : str
         ``"telescope"``, ``"cluster"``, or ``"archive"``: originals leave the telescope.
 
@@ -54,7 +54,7 @@ class Display:
         Gives what the link does; None if it has nothing to tell.
     """
 
-    def __init__(self, journal: Path, end: str) -> None:
+    def __init__(self, journal: Path | str, end: str) -> None:
         self._journal = journal
         self._end = end
         self._terminal = sys.stderr.isatty()

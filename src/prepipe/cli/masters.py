@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.journals import JOURNAL_NAME
+from prepipe.cli.journals import journal_of
 from prepipe.cli.options import (
     DEFAULT_CONFIG,
     CameraName,
@@ -130,10 +130,11 @@ def _sources(site: Site, night: Night | None, raw: list[str], failures: Failures
 
 def _packets_of(site: Site, night: Night) -> list[Path]:
     with closing(_journal(site)) as journal:
-        rows = [row for row in journal.rows() if row.exposure.kind in KINDS and row.packet]
-    found = [Path(row.packet) for row in rows if row.exposure.night == night]
+        rows = journal.rows(night=night, kinds=KINDS, whole=False)
+        found = [Path(row.packet) for row in rows if row.packet]
+        others = [] if found else journal.rows(kinds=KINDS, whole=False)
     if not found:
-        known = sorted({row.exposure.night for row in rows})
+        known = sorted({row.exposure.night for row in others if row.packet})
         told = ", ".join(f"{each.ut_name} ({each})" for each in known) or "none"
         raise ConfigError(
             f"no zeros or dome flats of the night {night.ut_name} ({night}) have landed here; "
@@ -145,10 +146,11 @@ def _packets_of(site: Site, night: Night) -> list[Path]:
 def _journal(site: Site) -> Journal:
     from prepipe.store import Journal
 
-    path = site.cluster.work / JOURNAL_NAME
-    if not path.is_file():
-        raise ConfigError(f"no journal in {path.parent}: nothing has landed; run `prepipe ingest`")
-    return Journal(path)
+    journal = Journal.existing(journal_of(site.cluster))
+    if journal is None:
+        where = site.cluster.journal or site.cluster.work
+        raise ConfigError(f"no journal in {where}: nothing has landed; run `prepipe ingest`")
+    return journal
 
 
 def _made(
@@ -188,10 +190,10 @@ def _lacking(site: Site, night: Night, made: Sequence[MadeMaster]) -> list[CcdRo
     with closing(_journal(site)) as journal:
         return [
             row
-            for row in journal.rows(Stage.CALIBRATED)
-            if row.key.ccd in ccds
-            and lacks_masters(row)
-            and abs((row.exposure.night.date - night.date).days) <= site.calibration.master_days
+            for each in journal.nights()
+            if abs((each.date - night.date).days) <= site.calibration.master_days
+            for row in journal.rows(Stage.CALIBRATED, night=each)
+            if row.key.ccd in ccds and lacks_masters(row)
         ]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import fitsio
 
 from prepipe.cameras import load_camera
-from prepipe.cli.journals import JOURNAL_NAME
+from prepipe.cli.journals import journal_of
 from prepipe.cli.settings import commented_toml
 from prepipe.cluster import Ingest
 from prepipe.compute import open_compute
@@ -174,9 +174,7 @@ class _Ends:
 @contextmanager
 def _both_ends(site: Site) -> Iterator[_Ends]:
     """Run push and ingest, each in a thread of its own, until the block ends."""
-    ends = _Ends(
-        Journal(site.telescope.work / JOURNAL_NAME), Journal(site.cluster.work / JOURNAL_NAME)
-    )
+    ends = _Ends(Journal(journal_of(site.telescope)), Journal(journal_of(site.cluster)))
     link, compute, stop = open_link(site.link), open_compute(site, warm_up), threading.Event()
     push = Push(site, ends.here, link, load_camera(site.camera))
     ingest = Ingest(site, ends.there, compute)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prepipe.cli.app import add_command
-from prepipe.cli.journals import INGEST_LOCK, JOURNAL_NAME, PUSH_LOCK
+from prepipe.cli.journals import INGEST_LOCK, PUSH_LOCK, journal_of
 from prepipe.cli.link import watched
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
@@ -96,10 +96,10 @@ def _push(site: Site, *, once: bool, as_json: bool) -> None:
     from prepipe.store import Journal
     from prepipe.telescope import Push
 
-    path = site.telescope.work / JOURNAL_NAME
+    where = journal_of(site.telescope)
     camera = load_camera(site.camera)
-    display = Display(path, "telescope")
-    journal = Journal(path)
+    display = Display(where, "telescope")
+    journal = Journal(where)
     link = open_link(site.link, display.say)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:
@@ -150,8 +150,7 @@ def _plan(site: Site, *, as_json: bool) -> None:
     from prepipe.store import Journal
     from prepipe.telescope import plan_push
 
-    path = site.telescope.work / JOURNAL_NAME
-    journal = Journal(path if path.exists() else "sqlite://")
+    journal = Journal.existing(journal_of(site.telescope)) or Journal("sqlite://")
     link = open_link(site.link)
     try:
         plan = plan_push(site, journal, link, load_camera(site.camera))
@@ -191,9 +190,9 @@ def ingest(
     from prepipe.store import Journal
 
     site = read_site(config)
-    path = site.cluster.work / JOURNAL_NAME
-    display = Display(path, "cluster")
-    journal = Journal(path)
+    where = journal_of(site.cluster)
+    display = Display(where, "cluster")
+    journal = Journal(where)
     compute = open_compute(site, open_engine(site).warm_up)
     try:
         with display.shown(), stop_on_signals(display.say) as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,10 @@ def init(
         str | None,
         typer.Option(help="Calibrate with photpipe, hscpipe, lsst or module:name, and set it up."),
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(help="Only what a site changes, commented: ozstar, g2 or laptop."),
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Settings of all engines, not only of the one used.")
     ] = False,
@@ -33,16 +38,29 @@ def init(
     from prepipe.cli.settings import commented_toml
     from prepipe.files import atomic_write
 
-    site = _site_with(engine)
     if out.is_dir():
         raise ConfigError(f"{out} is a directory: name a file, such as {out / DEFAULT_CONFIG}")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists: give another --out, or --force to overwrite it")
+    if like is not None:
+        text = _example(like)
+    else:
+        site = _site_with(engine)
+        text = commented_toml(site, () if every else _idle_tables(site))
     with atomic_write(out) as stream:
-        stream.write(commented_toml(site, () if every else _idle_tables(site)).encode())
+        stream.write(text.encode())
     typer.echo(
         f"wrote {out}: set telescope.raw, link and calibration.reference, then see `prepipe doctor`"
     )
+
+
+def _example(name: str) -> str:
+    """The commented settings of a kind of site."""
+    examples = files("prepipe.cli") / "examples"
+    known = sorted(Path(entry.name).stem for entry in examples.iterdir())
+    if name not in known:
+        raise ConfigError(f"--like {name}: there is {', '.join(known)}")
+    return (examples / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def _site_with(engine: str | None) -> Site:
@@ -115,7 +133,13 @@ def _shown(value: object) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add `init` and `config`."""
-    add_command(app, init, "prepipe init --out prepipe.toml", "prepipe init --engine photpipe")
+    add_command(
+        app,
+        init,
+        "prepipe init --out prepipe.toml",
+        "prepipe init --engine photpipe",
+        "prepipe init --like ozstar",
+    )
     add_command(
         app,
         show_config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from prepipe.config import Site
     from prepipe.model import Night
+    from prepipe.store import NightCounts
     from prepipe.store.checks import NightChecks
     from prepipe.store.status import CcdStatus, ExposureStatus, NightStatus, Originals, Spread
     from prepipe.store.transfers import NightTraffic
@@ -34,6 +36,7 @@ OTHER_ROWS = 30
 """Lines of the screen that the other tables take."""
 FEWEST_ROWS = 5
 LONGEST_LIST = 20
+MOST_NIGHTS = 10
 MOST_FAILURES = 5
 """Of each list while the screen is watched."""
 
@@ -45,28 +48,35 @@ def status(
         bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")
     ] = False,
     night: Annotated[
-        str | None, typer.Option("--night", help="Only this night: YYYY-MM-DD or utYYMMDD.")
+        str | None,
+        typer.Option("--night", help="This night: YYYY-MM-DD or utYYMMDD.  [default: the newest]"),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All nights, one line each.")] = False,
     exposure: Annotated[
         int | None, typer.Option("--exposure", help="Only this exposure, CCD by CCD.")
     ] = None,
 ) -> None:
-    """Show where every exposure is, what failed and why, and the latency of each stage.
+    """Show where every exposure of a night is, what failed and why, and the latency of each stage.
 
-    The journals of both ends are seen as one, as far as they lie on this machine. An exposure or
-    night that they do not know is told, with exit code 1.
+    The journals of both ends are seen as one, as far as they can be opened from this machine. An
+    exposure or night that they do not know is told, with exit code 1.
     """
     if watch and as_json:
         raise ConfigError("--watch is for people and --json for machines: choose one")
+    if every and (watch or night is not None or exposure is not None):
+        raise ConfigError("--all tells of nights alone: leave --watch, --night, --exposure away")
     site = read_site(config)
     wanted = read_night(night)
-    with open_journals(site) as journals:
+    with open_journals(site, read_only=True) as journals:
         if not journals.present:
             typer.echo(
                 f"no journal yet in {site.telescope.work} or {site.cluster.work}: "
                 "start `prepipe push` or `prepipe ingest`",
                 err=True,
             )
+        if every:
+            _show_nights(journals, as_json=as_json)
+            return
         if watch:
             _watch(site, journals, exposure, wanted)
             return
@@ -100,6 +110,53 @@ def _watch(site: Site, journals: Journals, exposure: int | None, night: Night | 
             time.sleep(max(REFRESH_S, REST * (time.monotonic() - begun)))
 
 
+def _show_nights(journals: Journals, *, as_json: bool) -> None:
+    """Every night in figures, as each end knows it."""
+    from rich.console import Group
+
+    counts = journals.counts()
+    if as_json:
+        print_json({"nights": _nights_json(counts)})
+        return
+    rows = [
+        (
+            night.ut_name,
+            str(night),
+            max(figures.exposures for figures in ends.values()),
+            *(_counts(ends[end].stages) if end in ends else "-" for end in counts),
+            _counts(ends["cluster"].grades) if "cluster" in ends else "-",
+        )
+        for night, ends in _by_night(counts)
+    ]
+    ends = [f"at the {end}" for end in counts]
+    table = make_table(("=night", "began", ">exposures", *ends, "grades"), rows)
+    console().print(Group(table, f"{len(rows)} nights; `prepipe status --night NIGHT` for one"))
+
+
+def _by_night(
+    counts: dict[str, list[NightCounts]],
+) -> Iterator[tuple[Night, dict[str, NightCounts]]]:
+    """Each night with what either end knows of it, the newest first."""
+    found = {end: {figures.night: figures for figures in told} for end, told in counts.items()}
+    for night in sorted({night for told in found.values() for night in told}, reverse=True):
+        yield night, {end: told[night] for end, told in found.items() if night in told}
+
+
+def _nights_json(counts: dict[str, list[NightCounts]]) -> list[dict[str, Any]]:
+    return [
+        {"night": str(night), "ut_name": night.ut_name}
+        | {
+            end: {
+                "exposures": figures.exposures,
+                "stages": figures.stages,
+                "grades": figures.grades,
+            }
+            for end, figures in ends.items()
+        }
+        for night, ends in _by_night(counts)
+    ]
+
+
 def _heading(site: Site) -> str:
     """The time, and which ends are at work on this machine."""
     locks = {
@@ -113,8 +170,9 @@ def _heading(site: Site) -> str:
 
 def _missing(journals: Journals, exposure: int | None, night: Night | None) -> str:
     """That nothing is known of what was asked for."""
-    nights = sorted({row.exposure.night for j in journals.present.values() for row in j.rows()})
-    known = f"; nights known: {', '.join(each.ut_name for each in nights)}" if nights else ""
+    names = [each.ut_name for each in journals.nights()]
+    left_out = ["..."] if len(names) > MOST_NIGHTS else []
+    known = f"; nights known: {', '.join([*names[:MOST_NIGHTS], *left_out])}" if names else ""
     if exposure is None:
         return f"no such night: {night.ut_name if night else ''}{known}"
     return f"no such exposure: {exposure}{'' if night is None else f' in {night.ut_name}'}{known}"
@@ -130,6 +188,7 @@ def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
         Whether every CCD is told, not only those that failed.
     """
     return {
+        "night": None if found.night is None else str(found.night),
         "exposures": [_exposure_json(exposure, ccds=ccds) for exposure in found.exposures],
         "totals": found.totals,
         "failed": [_ccd_json(ccd) for ccd in found.failing],
@@ -319,7 +378,8 @@ def _spread(spread: Spread | None) -> tuple[str, str]:
 
 
 def _summary(found: NightStatus) -> str:
-    line = f"{len(found.exposures)} exposures; CCDs: {_counts(found.totals)}"
+    of = f"{found.night.ut_name}: " if found.night else ""
+    line = f"{of}{len(found.exposures)} exposures; CCDs: {_counts(found.totals)}"
     if found.latency:
         line += (
             f"; found to calibrated: median {found.latency.p50:.1f} s, "
@@ -330,6 +390,8 @@ def _summary(found: NightStatus) -> str:
     if found.presets:
         line += f"; packed by {next(iter(found.presets))}"
         line += f" now, so far {_counts(found.presets)}" if len(found.presets) > 1 else ""
+    if found.quarantined_before:
+        line += f"; {found.quarantined_before} CCDs of other nights in quarantine (--all)"
     return "\n".join([line, *map(_traffic, found.traffic), *map(_checked, found.checks)])
 
 
@@ -357,5 +419,6 @@ def register(app: typer.Typer) -> None:
         status,
         "prepipe status",
         "prepipe status --watch",
+        "prepipe status --all",
         "prepipe status --exposure 941420 --json",
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from prepipe.cluster.board import Board, UnderWay
 from prepipe.cluster.events import Event, What
 from prepipe.cluster.rescue import second_tries
+from prepipe.cluster.seeing import recent_seeing
 from prepipe.cluster.throttle import Pace, may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
@@ -268,6 +269,7 @@ class Dispatcher:
             limits=self._site.limits,
             hints=self._hints.pop(row.key, ()),
             settings=self._site.engines,
+            seeing_arcsec=self._recent_seeing(row),
         )
         self._journal.begin(row.key, Stage.CALIBRATED)
         self._pace.begun()
@@ -276,6 +278,10 @@ class Dispatcher:
         self._flying[row.key] = _Flight(row, future, time.time())
         future.add_done_callback(lambda _: self.answered.set())
         return Event(What.BEGUN, str(row.key), "", row.key)
+
+    def _recent_seeing(self, row: CcdRow) -> float | None:
+        wanted = self._engine.wants_seeing
+        return recent_seeing(self._journal, row.exposure) if wanted else None
 
     def _free_bytes(self) -> int:
         products = self._site.cluster.products

@@ -32,7 +32,7 @@ from prepipe.files import (
     sync_directory,
 )
 from prepipe.link.base import DONE, REJECTED
-from prepipe.model import Packet, Stage
+from prepipe.model import Night, Packet, Stage
 from prepipe.names import parse_name
 from prepipe.store import CcdKey, CcdRow, Journal
 
@@ -113,13 +113,21 @@ class Receiver:
 
     def _take_up(self) -> Iterator[Event]:
         sweep_partials(self._landing)
-        known = {row.packet for row in self._journal.rows()}
         with storage_errors(self._landing / DONE):
-            found = [path for path in self._landing.glob(f"{DONE}/ut*/*") if str(path) not in known]
+            nights = sorted(self._landing.glob(f"{DONE}/ut*"))
+            found = [path for night in nights for path in self._unknown(night)]
         for path in sorted(found, key=lambda path: path.name, reverse=True):
             event = None if _is_passed_over(path.name) else self._take(path, settle_s=0.0)
             if event is not None:
                 yield event
+
+    def _unknown(self, directory: Path) -> list[Path]:
+        """Packets in the directory of a night that the journal does not know."""
+        try:
+            known = self._journal.packets(Night.parse(directory.name))
+        except ValueError:
+            known = set()
+        return [path for path in directory.glob("*") if str(path) not in known]
 
     def _take(self, path: Path, settle_s: float) -> Event | None:
         """Admit or reject one file; None if it vanished, or must be looked at again later."""
@@ -183,15 +191,13 @@ class Receiver:
 
     def _require_same_exposure(self, packet: Packet) -> None:
         told = packet.exposure
-        for row in self._journal.rows(exposure=told.number):
-            known = row.exposure
-            apart = abs((known.start - told.start).total_seconds())
-            if known.camera == told.camera and apart > _SAME_START_S:
-                raise DuplicateError(
-                    f"{packet.file_name}: exposure {told.number} began at {told.start:%FT%TZ}, but "
-                    f"one of that number is known from {known.start:%FT%TZ}; find out at the "
-                    "telescope which one is right"
-                )
+        known = self._journal.exposure(told.camera, told.number)
+        if known and abs((known.start - told.start).total_seconds()) > _SAME_START_S:
+            raise DuplicateError(
+                f"{packet.file_name}: exposure {told.number} began at {told.start:%FT%TZ}, but "
+                f"one of that number is known from {known.start:%FT%TZ}; find out at the "
+                "telescope which one is right"
+            )
 
     def _reject(self, path: Path, error: PrepipeError) -> Event:
         target = self._landing / REJECTED / _harmless(path.name)

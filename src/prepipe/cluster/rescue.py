@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prepipe.model import Kind, PointingHint, Stage
+from prepipe.model import PointingHint, Stage
 from prepipe.quality.rescue import EXPOSURES_AWAY, Pointing, can_be_helped, new_hints
-from prepipe.store import CcdKey, CcdRow, Journal
+from prepipe.store import CcdKey, Journal, PointingRow
 
 __all__ = ["second_tries"]
 
 
 def second_tries(
     journal: Journal, key: CcdKey
-) -> Iterator[tuple[CcdRow, tuple[PointingHint, ...]]]:
+) -> Iterator[tuple[PointingRow, tuple[PointingHint, ...]]]:
     """CCDs to try again now that `key` is calibrated; none before its exposure is through.
 
     Parameters
@@ -24,30 +24,21 @@ def second_tries(
 
     Yields
     ------
-    CcdRow
+    PointingRow
         A CCD whose WCS failed, of this exposure or of one near it in the same field.
     tuple of PointingHint
         The ladder; at least one rung of it was not tried before.
     """
     if journal.rows(Stage.LANDED, exposure=key.exposure, limit=1):
         return
-    around = (key.exposure - EXPOSURES_AWAY, key.exposure + EXPOSURES_AWAY)
-    rows = [
-        row
-        for row in journal.rows(Stage.CALIBRATED, between=around)
-        if row.exposure.kind is Kind.OBJECT and row.key.camera == key.camera
-    ]
-    pointings = {row.key: _pointing(row) for row in rows}
+    rows = journal.pointings(
+        key.camera, key.exposure - EXPOSURES_AWAY, key.exposure + EXPOSURES_AWAY
+    )
+    solved = [_pointing(row) for row in rows if row.shift is not None]
     for row in rows:
-        if can_be_helped(row.reduction.get("flags", ())):
-            tried = (attempt["rung"] for attempt in row.reduction.get("wcs_tries", ()))
-            hints = new_hints(pointings[row.key], pointings.values(), tried)
-            if hints:
-                yield row, hints
+        if can_be_helped(row.flags) and (hints := new_hints(_pointing(row), solved, row.rungs)):
+            yield row, hints
 
 
-def _pointing(row: CcdRow) -> Pointing:
-    east = row.reduction.get("offset_east_arcsec")
-    north = row.reduction.get("offset_north_arcsec")
-    shift = None if east is None or north is None else (east, north)
-    return Pointing(row.key.exposure, row.key.ccd, row.exposure.field, shift)
+def _pointing(row: PointingRow) -> Pointing:
+    return Pointing(row.key.exposure, row.key.ccd, row.field, row.shift)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from prepipe.config.section import Section
+from prepipe.config.section import JournalUrl, Section
 
 __all__ = ["Cluster"]
 
@@ -17,6 +17,12 @@ class Cluster(Section):
     landing: Path = Field(Path("landing"), description="directory that packets land in")
     work: Path = Field(
         Path("cluster"), description="prepipe's own directory here: journal, packets"
+    )
+    journal: JournalUrl | None = Field(
+        None,
+        examples=["postgresql+psycopg://prepipe@db.site/cluster"],
+        description="PostgreSQL database for the journal (password in ~/.pgpass); unset: a file "
+        "in work",
     )
     products: Path = Field(
         Path("cluster/products"),

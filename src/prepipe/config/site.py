@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prepipe.config.calibration import Calibration, Limits
 from prepipe.config.cluster import Cluster
@@ -25,7 +25,7 @@ class Site(Section):
     """
 
     name: str = Field("my site", description="shown in reports")
-    camera: str = Field("decam", description="decam, or a .toml file that describes a camera")
+    camera: str = Field("decam", description="decam, hsc, or a .toml file that describes a camera")
     telescope: Telescope = Telescope()
     pack: Pack = Pack()
     link: Link = Link()
@@ -45,6 +45,12 @@ class Site(Section):
     def _by_camera_and_band(cls, told: object) -> object:
         """``[limits.decam.g]`` is the table ``g`` in the table ``decam``: name it ``decam.g``."""
         return _unfolded(told) if isinstance(told, dict) else told
+
+    @model_validator(mode="after")
+    def _a_journal_each(self) -> Site:
+        if self.telescope.journal and self.telescope.journal == self.cluster.journal:
+            raise ValueError("telescope.journal and cluster.journal must be two databases")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> Site:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from prepipe.config.section import Section
+from prepipe.config.section import JournalUrl, Section
 
 __all__ = ["PACK_SETTINGS", "External", "Link", "Method", "Pack", "Push", "Telescope"]
 
@@ -29,6 +29,12 @@ class Telescope(Section):
     raw: Path = Field(Path("raw"), description="directory the instrument writes raw exposures to")
     work: Path = Field(
         Path("telescope"), description="prepipe's own directory here: journal, packets under way"
+    )
+    journal: JournalUrl | None = Field(
+        None,
+        examples=["postgresql+psycopg://prepipe@db.site/telescope"],
+        description="PostgreSQL database for the journal (password in ~/.pgpass); unset: a file "
+        "in work",
     )
     pattern: str = Field("*.fits.fz", description="which files there are exposures")
     poll_s: float = Field(1.0, gt=0, description="seconds between two looks at the directory")

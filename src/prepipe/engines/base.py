@@ -53,6 +53,9 @@ class Order:
     scratch : Path or None
         A directory of this order alone on the node's own disk, made and removed by the caller;
         None lets the engine make a temporary one.
+    seeing_arcsec : float or None
+        FWHM of exposures of the same band calibrated shortly before, for engines that want a
+        guess; None: the site's own guess holds.
     """
 
     source: Path
@@ -65,6 +68,7 @@ class Order:
     hints: tuple[PointingHint, ...] = ()
     settings: Engines = field(default_factory=Engines)
     scratch: Path | None = None
+    seeing_arcsec: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class Engine:
         A top-level function that each worker calls before its first order.
     wants_calibrations : bool
         Whether zeros and dome flats go to it as orders, too, instead of being kept for the masters.
+    wants_seeing : bool
+        Whether an order shall tell the seeing of shortly before.
     check : callable, optional
         Looks whether it can work on this machine, for `prepipe doctor`.
     """
@@ -119,4 +125,5 @@ class Engine:
     work: Work
     warm_up: Callable[[], object] | None = None
     wants_calibrations: bool = False
+    wants_seeing: bool = False
     check: Callable[[], tuple[Finding, ...]] | None = None

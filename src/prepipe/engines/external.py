@@ -24,14 +24,17 @@ from prepipe.codec.cards import keyword_of, split_cards
 from prepipe.codec.plain_image import plain_file
 from prepipe.codec.unpack import unpack
 from prepipe.engines import guard
-from prepipe.engines.base import Order
+from prepipe.engines.base import Order, Outcome
 from prepipe.engines.raw import RawCcd
 from prepipe.errors import ConfigError, EngineError, StorageError
 from prepipe.files import atomic_path, atomic_write, storage_errors
+from prepipe.model import Reduction
+from prepipe.quality.grades import grade, limits_for
 
 __all__ = [
     "Ran",
     "copy_product",
+    "graded",
     "log_tail",
     "own_directories",
     "plain_raw_file",
@@ -50,7 +53,7 @@ _STRUCTURE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|EXTEND|INHERIT|BSCALE|BZERO|CHECKSUM|DATASUM"
 )
 _TAIL_BYTES = 1 << 14
-_SOURCE = 'source "$1" >/dev/null && env -0'
+_SOURCE = 'source "$1" >&2 && env -0'
 
 
 @dataclass(frozen=True)
@@ -352,3 +355,9 @@ def copy_product(made: Path, product: Path) -> None:
     """
     with storage_errors(made), atomic_path(product) as partial:
         shutil.copyfile(made, partial)
+
+
+def graded(order: Order, raw: RawCcd, reduction: Reduction) -> Outcome:
+    """The outcome of an order, with the grade that its figures and flags deserve."""
+    limits = limits_for(order.limits, raw.exposure.camera, raw.exposure.band)
+    return Outcome(raw.exposure, raw.ccd, reduction, grade(reduction, limits))

@@ -1,6 +1,6 @@
 """Stands between a worker and a program: ends the program, and all it started, with the worker.
 
-Run as a file, so that it starts in a few milliseconds; its standard input is a pipe from the
+Run as a file that imports little, so that it starts at once; its standard input is a pipe from the
 worker. When that is closed, by the worker or by its death, the program's process group is
 told to end, and killed if it does not.
 """

@@ -113,6 +113,10 @@ _FLAGS = {
     "NO_REFERENCE": _Meaning(
         _ORANGE, "no star catalogue given: neither WCS nor zero point checked", _WCS | _ZERO_POINT
     ),
+    # an external pipeline's own words
+    "POOR_WCS": _Meaning(_RED, "its WCS, from {r.wcs_matches} stars, is too poor to be kept", _WCS),
+    "NO_WCS_STARS": _Meaning(_RED, "no star was matched for its WCS", _WCS),
+    "NOT_TOLD": _Meaning(Colour.GREEN, "", _STARS | _ZERO_POINT),
     # photometry
     "NO_ZERO_POINT": _Meaning(
         _ORANGE, "no zero point: no catalogue star could be measured", _ZERO_POINT
@@ -169,7 +173,8 @@ def grade(reduction: Reduction, limits: Limits) -> Grade:
     findings = [*_from_flags(reduction), *_from_figures(reduction, limits)]
     findings.sort(key=lambda finding: -finding[0].rank)
     worst = findings[0][0] if findings else Colour.GREEN
-    return Grade(worst, tuple(dict.fromkeys(reason for _, reason in findings)))
+    reasons = (reason for colour, reason in findings if colour is not Colour.GREEN)
+    return Grade(worst, tuple(dict.fromkeys(reasons)))
 
 
 def _from_flags(reduction: Reduction) -> Iterator[tuple[Colour, str]]:

@@ -13,13 +13,26 @@ from statistics import fmean
 
 from prepipe.model import PointingHint
 
-__all__ = ["CCDS_AWAY", "EXPOSURES_AWAY", "Pointing", "can_be_helped", "new_hints", "rescue_hints"]
+__all__ = [
+    "ANY_CCD",
+    "CCDS_AWAY",
+    "EXPOSURES_AWAY",
+    "NEIGHBOURS",
+    "SAME_CCD",
+    "Pointing",
+    "can_be_helped",
+    "new_hints",
+    "rescue_hints",
+]
+
+SAME_CCD, NEIGHBOURS = "same CCD, other exposures", "neighbouring CCDs"
+ANY_CCD = "any CCD of the exposure"
 
 EXPOSURES_AWAY = 7
-"""Exposures of the same field within this many numbers share their pointing error."""
+"""Exposures of the same field fewer numbers away than this share their pointing error."""
 
 CCDS_AWAY = 3
-"""CCDs within this many numbers count as neighbours."""
+"""CCDs fewer numbers away than this count as neighbours."""
 
 HOPELESS = frozenset(
     {
@@ -66,17 +79,15 @@ def rescue_hints(failed: Pointing, others: Iterable[Pointing]) -> tuple[Pointing
     solved = [other for other in others if other.shift is not None]
     same_exposure = [other for other in solved if other.exposure == failed.exposure]
     rungs = {
-        "same CCD, other exposures": [
+        SAME_CCD: [
             other
             for other in solved
             if other.ccd == failed.ccd
             and other.field == failed.field
-            and 0 < abs(other.exposure - failed.exposure) <= EXPOSURES_AWAY
+            and 0 < abs(other.exposure - failed.exposure) < EXPOSURES_AWAY
         ],
-        "neighbouring CCDs": [
-            other for other in same_exposure if abs(other.ccd - failed.ccd) <= CCDS_AWAY
-        ],
-        "any CCD of the exposure": same_exposure,
+        NEIGHBOURS: [other for other in same_exposure if abs(other.ccd - failed.ccd) < CCDS_AWAY],
+        ANY_CCD: same_exposure,
     }
     hints = []
     for rung, told in rungs.items():

@@ -1,8 +1,10 @@
-"""What each end remembers: tables and queries; SQLite by default, any SQLAlchemy URL otherwise."""
+"""What each end remembers: tables and queries; a SQLite file, or PostgreSQL by URL."""
 
 from prepipe.store.checks import CheckRow
+from prepipe.store.counts import NightCounts
 from prepipe.store.journal import Journal
 from prepipe.store.masters import MasterRow, MasterRows
+from prepipe.store.pointings import PointingRow
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
 from prepipe.store.transfers import TransferRow
 
@@ -14,5 +16,7 @@ __all__ = [
     "Journal",
     "MasterRow",
     "MasterRows",
+    "NightCounts",
+    "PointingRow",
     "TransferRow",
 ]

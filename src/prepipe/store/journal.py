@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
 
 from prepipe.errors import DuplicateError
-from prepipe.model import Ccd, Exposure, Grade, Night, Reduction, Stage
-from prepipe.store import tables
+from prepipe.model import Ccd, Exposure, Grade, Kind, Night, Reduction, Stage
+from prepipe.store import schema, tables
 from prepipe.store.checks import CheckRow, checks_of, note_check
-from prepipe.store.database import add_missing_columns, open_engine, plain_errors
-from prepipe.store.rows import LOSSLESS, CcdKey, CcdRow, FileRow, ccd_row, joined
+from prepipe.store.counts import NightCounts, counts_by_night
+from prepipe.store.database import DISK, SERVER, open_engine, plain_errors
+from prepipe.store.pointings import PointingRow, pointings
+from prepipe.store.rows import (
+    LOSSLESS,
+    CcdKey,
+    CcdRow,
+    FileRow,
+    ccd_rows,
+    exposure_of,
+    joined,
+)
 from prepipe.store.transfers import (
     TransferRow,
     close_account,
@@ -40,42 +50,79 @@ class Journal:
     Parameters
     ----------
     where : Path or str
-        A SQLite file, made if missing, or a database URL.
+        A SQLite file, made if missing, or a database URL. Tables of an older version are revised.
+    read_only : bool
+        It is there, and of this version, and nothing will be changed.
 
     Raises
     ------
     ConfigError
-        If `where` is no usable URL.
+        If `where` is no usable URL, or the journal was made by a newer version.
     StorageError
         If the database cannot be opened or written.
     """
 
-    def __init__(self, where: Path | str) -> None:
-        self._engine = open_engine(where)
+    def __init__(self, where: Path | str, *, read_only: bool = False) -> None:
+        self._engine = open_engine(where, read_only=read_only)
+        on_server = self._engine.dialect.name == "postgresql"
+        self._what = (
+            f"the journal, {self._engine.url.set(query={})}," if on_server else "the journal"
+        )
+        self._remedy = SERVER if on_server else DISK
         # SQLite lets those who find it locked sleep longer and longer: many threads would starve
-        self._writing = threading.Lock()
-        with self._transaction() as connection:
-            tables.metadata.create_all(connection)
-            add_missing_columns(connection, tables.ccds)
+        self._writing = nullcontext() if on_server else threading.Lock()
+        if not read_only:
+            with self._plain_errors():
+                schema.make_or_revise(self._engine, self._what.rstrip(","))
+
+    @classmethod
+    def existing(cls, where: Path | str, *, read_only: bool = False) -> Self | None:
+        """Open the journal of one end if there is one; none is made.
+
+        Parameters
+        ----------
+        where : Path or str
+            As for `Journal`.
+        read_only : bool
+            Nothing will be changed: the right to read is enough, unless an older version made it.
+
+        Raises
+        ------
+        ConfigError
+            If `where` is no usable URL, or the journal is of another version.
+        StorageError
+            If it is there and cannot be used.
+        """
+        if isinstance(where, Path) and not where.is_file():
+            return None
+        journal = cls(where, read_only=True)
+        with journal._reading() as connection:
+            revision = schema.revision(connection)
+        if read_only and revision == schema.HEAD:
+            return journal
+        journal.close()
+        return None if revision == schema.EMPTY else cls(where)
 
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
 
+    def _plain_errors(self) -> AbstractContextManager[None]:
+        return plain_errors(self._what, self._remedy)
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with self._writing, plain_errors(), self._engine.begin() as connection:
+        with self._writing, self._plain_errors(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         engine = self._engine.execution_options(reads_only=True)
-        with plain_errors(), engine.begin() as connection:
+        with self._plain_errors(), engine.begin() as connection:
             yield connection
 
     def _upsert(self, table: Any) -> Any:
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table)
+        return import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert(table)
 
     def add_exposure(
         self,
@@ -114,12 +161,13 @@ class Journal:
         now = time.time()
         fresh = []
         with self._transaction() as connection:
-            row_id, rewritten = self._exposure_row(connection, exposure, path, size, checksum)
-            if rewritten:
-                fresh += self._begin_anew(connection, exposure, row_id, stage)
+            known = self._exposure_row(connection, exposure, path, size, checksum)
+            if known.rewritten:
+                fresh += self._begin_anew(connection, exposure, known.id, stage)
             for ccd in ccds:
                 values = {
-                    "exposure_id": row_id,
+                    "exposure_id": known.id,
+                    "start": known.start,
                     "number": ccd.number,
                     "name": ccd.name,
                     "stage": stage.value,
@@ -130,7 +178,7 @@ class Journal:
                 if stage is not Stage.FOUND:
                     values[f"{stage.value}_at"] = now
                 statement = self._upsert(tables.ccds).values(values).on_conflict_do_nothing()
-                if connection.execute(statement).rowcount == 1:
+                if connection.scalar(statement.returning(tables.ccds.c.id)) is not None:
                     key = CcdKey(exposure.camera, exposure.number, ccd.number)
                     fresh.append(key)
                     _note(connection, key, stage, "done")
@@ -143,8 +191,7 @@ class Journal:
         path: Path | None,
         size: int,
         checksum: str,
-    ) -> tuple[int, bool]:
-        """Row of the exposure, and whether its own file has other content than before."""
+    ) -> _Known:
         table = tables.exposures
         same = (table.c.camera == exposure.camera) & (table.c.number == exposure.number)
         values = {
@@ -161,8 +208,7 @@ class Journal:
             "checksum": checksum,
         }
         connection.execute(self._upsert(table).values(values).on_conflict_do_nothing())
-        known = connection.execute(select(table).where(same)).one()
-        row_id: int = known.id
+        known = connection.execute(select(table).where(same).with_for_update()).one()
         rewritten = bool(checksum and known.checksum and known.checksum != checksum)
         there = bool(known.path) and Path(known.path).exists()
         if rewritten and known.path != str(path) and there:
@@ -171,9 +217,13 @@ class Journal:
                 "content; check which one is right and remove the other"
             )
         moved = bool(checksum) and not there
-        if rewritten or moved:
-            connection.execute(update(table).where(table.c.id == row_id).values(values))
-        return row_id, rewritten
+        if not (rewritten or moved):
+            return _Known(known.id, known.start, rewritten=False)
+        connection.execute(update(table).where(table.c.id == known.id).values(values))
+        own = tables.ccds.c.exposure_id == known.id
+        start = exposure.start.timestamp()
+        connection.execute(update(tables.ccds).where(own).values(start=start))
+        return _Known(known.id, start, rewritten)
 
     def _begin_anew(
         self, connection: Connection, exposure: Exposure, row_id: int, stage: Stage
@@ -198,8 +248,9 @@ class Journal:
         exposure: int | None = None,
         ccd: int | None = None,
         night: Night | None = None,
-        between: tuple[int, int] | None = None,
+        kinds: Collection[Kind] = (),
         limit: int | None = None,
+        whole: bool = True,
     ) -> list[CcdRow]:
         """CCDs at any of `stages` (all if none is given), newest exposure first.
 
@@ -210,30 +261,72 @@ class Journal:
             Only this exposure, this CCD.
         night : Night, optional
             Only this night.
-        between : tuple of int, optional
-            Only exposures of these numbers, both included.
+        kinds : collection of Kind, optional
+            Only exposures of these.
         limit : int, optional
             At most so many.
+        whole : bool
+            False leaves out what is long: reduction, reasons of the grade, traceback.
         """
-        query = joined()
+        query = joined(whole=whole)
         if stages:
-            query = query.where(tables.ccds.c.stage.in_([stage.value for stage in stages]))
+            column: ColumnElement[str] = tables.ccds.c.stage
+            if exposure is not None or night is not None or kinds:
+                # an index would lead through all CCDs of the stage, though few are asked for
+                column = column.concat("")
+            query = query.where(column.in_([stage.value for stage in stages]))
         if exposure is not None:
             query = query.where(tables.exposures.c.number == exposure)
         if ccd is not None:
             query = query.where(tables.ccds.c.number == ccd)
-        if between is not None:
-            query = query.where(tables.exposures.c.number.between(*between))
         if night is not None:
             query = query.where(tables.exposures.c.night == str(night))
+        if kinds:
+            query = query.where(tables.exposures.c.kind.in_([kind.value for kind in kinds]))
         with self._reading() as connection:
-            return [ccd_row(found) for found in connection.execute(query.limit(limit))]
+            return ccd_rows(connection.execute(query.limit(limit)))
 
-    def count(self, stage: Stage) -> int:
+    def exposure(self, camera: str, number: int) -> Exposure | None:
+        """One exposure, or None if it is not known."""
+        table = tables.exposures
+        query = select(table).where((table.c.camera == camera) & (table.c.number == number))
+        with self._reading() as connection:
+            found = connection.execute(query).one_or_none()
+            return None if found is None else exposure_of(found, number)
+
+    def nights(self) -> list[Night]:
+        """Nights of which something is known, the newest first."""
+        column = tables.exposures.c.night
+        query = select(column).distinct().order_by(column.desc())
+        with self._reading() as connection:
+            return [Night.parse(night) for night in connection.scalars(query)]
+
+    def number_at(self, stage: Stage) -> int:
         """How many CCDs are at a stage."""
         query = select(func.count()).where(tables.ccds.c.stage == stage.value)
         with self._reading() as connection:
-            return int(connection.execute(query).scalar_one())
+            return int(connection.scalar(query) or 0)
+
+    def counts(self) -> list[NightCounts]:
+        """What is known of each night in figures, the newest first."""
+        with self._reading() as connection:
+            return counts_by_night(connection)
+
+    def pointings(self, camera: str, first: int, last: int) -> list[PointingRow]:
+        """What calibrated CCDs of the exposures `first` to `last` tell of the pointing."""
+        with self._reading() as connection:
+            return pointings(connection, camera, first, last)
+
+    def packets(self, night: Night) -> set[str]:
+        """Paths of the packets of a night."""
+        exposures, ccds = tables.exposures, tables.ccds
+        query = (
+            select(ccds.c.packet)
+            .join(exposures, ccds.c.exposure_id == exposures.c.id)
+            .where(exposures.c.night == str(night))
+        )
+        with self._reading() as connection:
+            return set(connection.scalars(query))
 
     def row(self, key: CcdKey) -> CcdRow | None:
         """One CCD, or None if it is not known."""
@@ -243,8 +336,8 @@ class Journal:
             & (tables.ccds.c.number == key.ccd)
         )
         with self._reading() as connection:
-            found = connection.execute(query).one_or_none()
-            return None if found is None else ccd_row(found)
+            found = ccd_rows(connection.execute(query))
+            return found[0] if found else None
 
     def originals(self, night: Night | None = None) -> list[CcdRow]:
         """CCDs that were sent with a loss and whose originals are not in the archive.
@@ -261,14 +354,15 @@ class Journal:
         """
         table = tables.ccds
         query = joined().where(
-            (table.c.stage == Stage.SENT.value)
+            # written out, or the index of what waits would not be known to hold it
+            (table.c.stage == literal(Stage.SENT.value, literal_execute=True))
             & table.c.codec.not_in(LOSSLESS)
             & table.c.archived_at.is_(None)
         )
         if night is not None:
             query = query.where(tables.exposures.c.night == str(night))
         with self._reading() as connection:
-            return [ccd_row(found) for found in connection.execute(query)]
+            return ccd_rows(connection.execute(query))
 
     def archived(self, row: CcdRow, size: int) -> bool:
         """Note that the original of a CCD is in the archive.
@@ -500,8 +594,10 @@ class Journal:
             "at": time.time(),
         }
         with self._transaction() as connection:
-            connection.execute(delete(tables.files).where(tables.files.c.path == str(path)))
-            connection.execute(insert(tables.files).values(values))
+            statement = self._upsert(tables.files).values(values)
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["path"], set_=values)
+            )
 
     def forget_file(self, path: Path) -> bool:
         """Let the watcher take a file anew; False if it was not known."""
@@ -517,7 +613,16 @@ class Journal:
             return [FileRow(**found._mapping) for found in connection.execute(query)]
 
 
+class _Known(NamedTuple):
+    """Row of an exposure, and whether its own file has other content than before."""
+
+    id: int
+    start: float
+    rewritten: bool
+
+
 def _ccd_id(connection: Connection, key: CcdKey) -> int:
+    """Row of a CCD, which is this transaction's alone until it ends."""
     exposures, ccds = tables.exposures, tables.ccds
     query = (
         select(ccds.c.id)
@@ -527,6 +632,7 @@ def _ccd_id(connection: Connection, key: CcdKey) -> int:
             exposures.c.number == key.exposure,
             ccds.c.number == key.ccd,
         )
+        .with_for_update(of=ccds)
     )
     row_id: int = connection.execute(query).scalar_one()
     return row_id

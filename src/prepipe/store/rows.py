@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import null, select
 
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
 
-__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_row", "joined"]
+__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_rows", "exposure_of", "joined"]
 
 LOSSLESS = ("", "none", "rice")
 """Codecs of packets that stand for the original; of an empty one nothing is known."""
+
+_LONG = ("reduction", "reasons", "traceback")
 
 
 @dataclass(frozen=True, order=True)
@@ -68,6 +70,15 @@ class CcdRow:
         return self.stage is Stage.SENT and self.codec not in LOSSLESS
 
 
+_AS_THEY_ARE = tuple(each.name for each in fields(CcdRow)[6:])
+"""Fields of `CcdRow` that are columns of the table, in the order of both."""
+_COUNT = len(_AS_THEY_ARE)
+_REASONS = _AS_THEY_ARE.index("reasons")
+_TRACEBACK = _AS_THEY_ARE.index("traceback")
+_MAPPINGS = (_AS_THEY_ARE.index("reduction"), _AS_THEY_ARE.index("seconds"))
+_STAGES = {stage.value: stage for stage in Stage}
+
+
 @dataclass(frozen=True)
 class FileRow:
     """A file that the watcher has dealt with."""
@@ -81,12 +92,26 @@ class FileRow:
     at: float
 
 
-def joined() -> Any:
-    """Select every CCD with its exposure, newest exposure first."""
+def joined(*, whole: bool = True) -> Any:
+    """Select every CCD with its exposure, newest exposure first, for `ccd_rows`.
+
+    Parameters
+    ----------
+    whole : bool
+        False leaves out what is long.
+    """
     exposures, ccds = tables.exposures, tables.ccds
+    told = [
+        ccds.c[name] if whole or name not in _LONG else null().label(name) for name in _AS_THEY_ARE
+    ]
     return (
         select(
-            ccds,
+            ccds.c.exposure_id,
+            ccds.c.number,
+            ccds.c.name,
+            ccds.c.stage,
+            ccds.c.failed_stage,
+            *told,
             exposures.c.camera,
             exposures.c.number.label("exposure_number"),
             exposures.c.kind,
@@ -98,47 +123,48 @@ def joined() -> Any:
             exposures.c.path,
         )
         .join(exposures, ccds.c.exposure_id == exposures.c.id)
-        .order_by(exposures.c.start.desc(), exposures.c.number.desc(), ccds.c.id)
+        .order_by(ccds.c.start.desc(), exposures.c.number.desc(), ccds.c.id)
     )
 
 
-def ccd_row(found: Any) -> CcdRow:
-    """Turn a row of `joined` into a `CcdRow`."""
-    exposure = Exposure(
+def ccd_rows(found: Iterable[Any]) -> list[CcdRow]:
+    """Turn rows of `joined` into `CcdRow`s, which share what they have in common.
+
+    There may be many thousands: columns are taken by their place, once.
+    """
+    exposures: dict[int, tuple[Exposure, Path]] = {}
+    ccds: dict[tuple[int, str], Ccd] = {}
+    rows = []
+    for each in found:
+        exposure_id, number, name, stage, failed_stage, *told = each
+        shared = exposures.get(exposure_id)
+        if shared is None:
+            shared = exposure_of(each, each.exposure_number), Path(each.path)
+            exposures[exposure_id] = shared
+        exposure, raw = shared
+        ccd = ccds.get((number, name))
+        if ccd is None:
+            ccd = ccds[number, name] = Ccd(number, name)
+        key = CcdKey(exposure.camera, exposure.number, number)
+        told[_REASONS] = tuple(told[_REASONS] or ())
+        for place in _MAPPINGS:
+            told[place] = told[place] or {}
+        if told[_TRACEBACK] is None:
+            told[_TRACEBACK] = ""
+        failed = _STAGES[failed_stage] if failed_stage else None
+        rows.append(CcdRow(key, exposure, ccd, raw, _STAGES[stage], failed, *told[:_COUNT]))
+    return rows
+
+
+def exposure_of(found: Any, number: int) -> Exposure:
+    """Turn a row with the columns of an exposure into an `Exposure`."""
+    return Exposure(
         camera=found.camera,
-        number=found.exposure_number,
+        number=number,
         kind=Kind(found.kind),
         field=found.field,
         band=found.band,
         start=datetime.fromtimestamp(found.start, UTC),
         exposure_s=found.exposure_s,
         night=Night(date.fromisoformat(found.night)),
-    )
-    return CcdRow(
-        key=CcdKey(found.camera, found.exposure_number, found.number),
-        exposure=exposure,
-        ccd=Ccd(found.number, found.name),
-        raw=Path(found.path),
-        stage=Stage(found.stage),
-        failed_stage=Stage(found.failed_stage) if found.failed_stage else None,
-        tries=found.tries,
-        reason=found.reason,
-        traceback=found.traceback,
-        packet=found.packet,
-        packet_bytes=found.packet_bytes,
-        codec=found.codec,
-        checksum=found.checksum,
-        found_at=found.found_at,
-        packed_at=found.packed_at,
-        sent_at=found.sent_at,
-        landed_at=found.landed_at,
-        calibrated_at=found.calibrated_at,
-        grade=found.grade,
-        reasons=tuple(found.reasons or ()),
-        reduction=found.reduction or {},
-        seconds=found.seconds or {},
-        file_checksum=found.file_checksum,
-        archived_at=found.archived_at,
-        archive_bytes=found.archive_bytes,
-        preset=found.preset,
     )

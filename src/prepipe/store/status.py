@@ -6,14 +6,14 @@ Pure functions over what the journals give back; nothing here reads or writes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
+from operator import attrgetter
 from statistics import median
+from typing import Any
 
-import numpy as np
-
-from prepipe.model import Colour, Exposure, Stage
+from prepipe.model import Colour, Exposure, Night, Stage
 from prepipe.store.checks import CheckRow, NightChecks, night_checks
 from prepipe.store.rows import CcdKey, CcdRow, FileRow
 from prepipe.store.transfers import NightTraffic, TransferRow, night_traffic
@@ -35,6 +35,8 @@ WAY = (Stage.FOUND, Stage.PACKED, Stage.SENT, Stage.LANDED, Stage.CALIBRATED)
 AT_TELESCOPE = (Stage.FOUND, Stage.PACKED, Stage.SENT)
 AT_CLUSTER = (Stage.FOUND, Stage.LANDED, Stage.CALIBRATED)
 """The cluster knows when a CCD was found if its packet told, else takes it for the landing."""
+
+_Mark = tuple[Stage, Callable[[Any], float | None]]
 
 TELESCOPE = "telescope"
 CLUSTER = "cluster"
@@ -174,8 +176,8 @@ class Spread:
         """Spread of some values; None if there are none."""
         if not values:
             return None
-        p50, p95 = np.percentile(values, [50, 95])
-        return cls(float(p50), float(p95))
+        ordered = sorted(values)
+        return cls(_quantile(ordered, 0.5), _quantile(ordered, 0.95))
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,10 @@ class NightStatus:
         What crossed, newest night first.
     checks : tuple of NightChecks
         What packing cost the packets that were checked, newest night first.
+    night : Night or None
+        The only night that it tells of.
+    quarantined_before : int
+        CCDs of other nights that are in quarantine.
     """
 
     exposures: tuple[ExposureStatus, ...]
@@ -227,6 +233,8 @@ class NightStatus:
     stages: tuple[StageLatency, ...]
     traffic: tuple[NightTraffic, ...] = ()
     checks: tuple[NightChecks, ...] = ()
+    night: Night | None = None
+    quarantined_before: int = 0
 
     @property
     def totals(self) -> dict[Stage, int]:
@@ -273,8 +281,8 @@ def night_status(
     checks : iterable of CheckRow
         Packets that were held against their originals.
     """
-    there = {row.key: row for row in cluster}
-    here = {row.key: row for row in telescope}
+    there = {_key(row): row for row in cluster}
+    here = {_key(row): row for row in telescope}
     ccds = [_merged(here.get(key), there.get(key)) for key in here | there]
     files = [_file(TELESCOPE, row) for row in telescope_files]
     files += [_file(CLUSTER, row) for row in cluster_files]
@@ -289,6 +297,18 @@ def night_status(
         traffic=night_traffic(transfers),
         checks=night_checks(checks),
     )
+
+
+def _quantile(ordered: Sequence[float], part: float) -> float:
+    """Value below which a part of some lie; between two of them, in proportion."""
+    place, last = part * (len(ordered) - 1), len(ordered) - 1
+    below = int(place)
+    above = min(below + 1, last)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def _key(row: CcdRow) -> tuple[str, int, int]:
+    return row.key.camera, row.key.exposure, row.key.ccd
 
 
 def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
@@ -306,7 +326,7 @@ def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
         reason=row.reason,
         grade=row.grade if row.stage is Stage.CALIBRATED else None,
         reasons=row.reasons,
-        times=_times(there, AT_CLUSTER) | _times(here, AT_TELESCOPE),
+        times=_times(there, _PASSED_AT_CLUSTER) | _times(here, _PASSED_AT_TELESCOPE),
         seconds=seconds,
         product=row.reduction.get("product"),
         archived=here.archived_at is not None if here and here.is_lossy else None,
@@ -314,23 +334,39 @@ def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
     )
 
 
-def _times(row: CcdRow | None, stages: tuple[Stage, ...]) -> dict[Stage, float]:
+def _times(row: CcdRow | None, passed: Mapping[Stage, Sequence[_Mark]]) -> dict[Stage, float]:
     """When a CCD reached those of an end's stages that it has not been sent back from."""
     if row is None:
         return {}
-    reached = row.failed_stage or row.stage
-    passed = stages[: stages.index(reached) + 1] if reached in stages else stages[:1]
-    known = {stage: getattr(row, f"{stage.value}_at") for stage in passed}
-    return {stage: at for stage, at in known.items() if at is not None}
+    marks = [(stage, of(row)) for stage, of in passed[row.failed_stage or row.stage]]
+    return {stage: at for stage, at in marks if at is not None}
+
+
+def _passed(stages: Sequence[Stage]) -> dict[Stage, Sequence[_Mark]]:
+    """Which of an end's stages are behind a CCD at each stage, with what gives their times."""
+    marks = [(stage, attrgetter(f"{stage.value}_at")) for stage in stages]
+    return {
+        stage: marks[: stages.index(stage) + 1] if stage in stages else marks[:1] for stage in Stage
+    }
+
+
+_PASSED_AT_TELESCOPE = _passed(AT_TELESCOPE)
+_PASSED_AT_CLUSTER = _passed(AT_CLUSTER)
 
 
 def _by_exposure(ccds: Iterable[CcdStatus]) -> tuple[ExposureStatus, ...]:
-    def place(ccd: CcdStatus) -> tuple[float, int, str]:
-        return -ccd.exposure.start.timestamp(), -ccd.exposure.number, ccd.exposure.camera
+    groups: dict[tuple[str, int], list[CcdStatus]] = {}
+    for ccd in ccds:
+        groups.setdefault((ccd.key.camera, ccd.key.exposure), []).append(ccd)
 
-    ordered = sorted(ccds, key=lambda ccd: (*place(ccd), ccd.key.ccd))
-    groups = (list(group) for _, group in groupby(ordered, key=place))
-    return tuple(ExposureStatus(group[0].exposure, tuple(group)) for group in groups)
+    def place(group: list[CcdStatus]) -> tuple[float, int, str]:
+        exposure = group[0].exposure
+        return -exposure.start.timestamp(), -exposure.number, exposure.camera
+
+    return tuple(
+        ExposureStatus(group[0].exposure, tuple(sorted(group, key=lambda ccd: ccd.key.ccd)))
+        for group in sorted(groups.values(), key=place)
+    )
 
 
 def _file(end: str, row: FileRow) -> FileStatus:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -16,7 +17,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 __all__ = [
     "ccds",
@@ -30,6 +33,25 @@ __all__ = [
     "transfers",
 ]
 
+
+class Words(TypeDecorator[str]):
+    """Text from anywhere: characters that a database refuses are written out as escapes."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Escape NUL and halves of surrogate pairs."""
+        if value is None:
+            return None
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _name(length: int) -> TypeEngine[str]:
+    """A word of a header; SQLite minds no length, and PostgreSQL shall not refuse a long one."""
+    return String(length).with_variant(Text(), "postgresql")
+
+
 metadata = MetaData()
 library = MetaData()
 
@@ -37,11 +59,11 @@ exposures = Table(
     "exposures",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("camera", String(40), nullable=False),
+    Column("camera", _name(40), nullable=False),
     Column("number", BigInteger, nullable=False),
     Column("kind", String(20), nullable=False),
-    Column("field", Text, nullable=False),
-    Column("band", String(20), nullable=False),
+    Column("field", Words, nullable=False),
+    Column("band", _name(20), nullable=False),
     Column("start", Float, nullable=False),
     Column("exposure_s", Float, nullable=False),
     Column("night", String(10), nullable=False),
@@ -49,7 +71,12 @@ exposures = Table(
     Column("bytes", BigInteger, nullable=False, default=0),
     Column("checksum", String(40), nullable=False, default=""),
     UniqueConstraint("camera", "number"),
+    Index("exposures_by_night", "night"),
+    Index("exposures_by_number", "number"),
+    Index("exposures_by_start", "start"),
 )
+
+TO_ARCHIVE = text("stage = 'sent' AND archived_at IS NULL")
 
 ccds = Table(
     "ccds",
@@ -57,15 +84,15 @@ ccds = Table(
     Column("id", Integer, primary_key=True),
     Column("exposure_id", ForeignKey("exposures.id"), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("name", String(20), nullable=False),
+    Column("name", _name(20), nullable=False),
     Column("stage", String(20), nullable=False),
     Column("failed_stage", String(20)),
     Column("tries", Integer, nullable=False, default=0),
-    Column("reason", Text, nullable=False, default=""),
-    Column("traceback", Text, nullable=False, default=""),
+    Column("reason", Words, nullable=False, default=""),
+    Column("traceback", Words, nullable=False, default=""),
     Column("packet", Text, nullable=False, default=""),
     Column("packet_bytes", BigInteger, nullable=False, default=0),
-    Column("codec", String(20), nullable=False, default=""),
+    Column("codec", _name(20), nullable=False, default=""),
     Column("checksum", String(40), nullable=False, default=""),
     Column("found_at", Float),
     Column("packed_at", Float),
@@ -76,7 +103,6 @@ ccds = Table(
     Column("reasons", JSON),
     Column("reduction", JSON),
     Column("seconds", JSON),
-    # Journals made before these were kept get the columns when opened.
     # xxh3-128 of the packet's file.
     Column("file_checksum", String(40), nullable=False, server_default=""),
     # Of the bit-exact original, where what was sent is not.
@@ -84,8 +110,18 @@ ccds = Table(
     Column("archive_bytes", BigInteger, nullable=False, server_default="0"),
     # Of the codec, where it has any.
     Column("preset", String(20), nullable=False, server_default=""),
+    # Of its exposure, once more: what waits is found newest first along one index.
+    Column("start", Float, nullable=False, server_default="0"),
     UniqueConstraint("exposure_id", "number"),
-    Index("ccds_by_stage", "stage"),
+    Index("ccds_in_turn", "stage", "start"),
+    # All that is counted, so that counting reads no rows.
+    Index("ccds_by_exposure", "exposure_id", "stage", "grade"),
+    Index(
+        "ccds_to_archive",
+        *("stage", "archived_at", "start"),
+        sqlite_where=TO_ARCHIVE,
+        postgresql_where=TO_ARCHIVE,
+    ),
 )
 
 files = Table(
@@ -95,8 +131,8 @@ files = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
     Column("quarantined", Boolean, nullable=False),
-    Column("reason", Text, nullable=False, default=""),
-    Column("traceback", Text, nullable=False, default=""),
+    Column("reason", Words, nullable=False, default=""),
+    Column("traceback", Words, nullable=False, default=""),
     Column("at", Float, nullable=False),
 )
 
@@ -105,13 +141,13 @@ events = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("at", Float, nullable=False),
-    Column("camera", String(40), nullable=False),
+    Column("camera", _name(40), nullable=False),
     Column("exposure", BigInteger, nullable=False),
     Column("ccd", Integer, nullable=False),
     Column("stage", String(20), nullable=False),
     Column("outcome", String(20), nullable=False),
     Column("seconds", Float),
-    Column("detail", Text, nullable=False, default=""),
+    Column("detail", Words, nullable=False, default=""),
 )
 
 transfers = Table(
@@ -119,7 +155,7 @@ transfers = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("night", String(10), nullable=False),
-    Column("camera", String(40), nullable=False),
+    Column("camera", _name(40), nullable=False),
     Column("exposure", BigInteger, nullable=False),
     Column("ccds", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -133,10 +169,10 @@ fidelity = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("night", String(10), nullable=False),
-    Column("camera", String(40), nullable=False),
+    Column("camera", _name(40), nullable=False),
     Column("exposure", BigInteger, nullable=False),
     Column("ccd", Integer, nullable=False),
-    Column("codec", String(20), nullable=False),
+    Column("codec", _name(20), nullable=False),
     Column("parameters", JSON, nullable=False),
     Column("ratio", Float),
     # By the names of `quality.fidelity.Fidelity`; what could not be told is null.

@@ -8,7 +8,7 @@ from datetime import date
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, exists, insert, select
 
 from prepipe.model import Night, Stage
 from prepipe.store import tables
@@ -92,10 +92,13 @@ def close_account(connection: Connection, camera: str, number: int) -> TransferR
         and is left out.
     """
     exposures, ccds = tables.exposures, tables.ccds
+    # two that close it at once would both account for the same
+    own = (exposures.c.camera == camera) & (exposures.c.number == number)
+    connection.execute(select(exposures.c.id).where(own).with_for_update())
     query = (
         select(ccds.c.stage, ccds.c.packet_bytes, ccds.c.sent_at, ccds.c.seconds, exposures.c.night)
         .join(exposures, ccds.c.exposure_id == exposures.c.id)
-        .where(exposures.c.camera == camera, exposures.c.number == number)
+        .where(own)
     )
     rows = connection.execute(query).all()
     if any(row.stage in _WAITING for row in rows):
@@ -128,14 +131,13 @@ def close_account(connection: Connection, camera: str, number: int) -> TransferR
 def unaccounted(connection: Connection) -> list[tuple[str, int]]:
     """Camera and number of the exposures of which something was sent and none has an account."""
     exposures, ccds, done = tables.exposures, tables.ccds, tables.transfers
+    sent = (ccds.c.exposure_id == exposures.c.id) & (ccds.c.stage == Stage.SENT.value)
+    account = (done.c.camera == exposures.c.camera) & (done.c.exposure == exposures.c.number)
     query = (
         select(exposures.c.camera, exposures.c.number)
-        .join(ccds, ccds.c.exposure_id == exposures.c.id)
-        .outerjoin(
-            done, (done.c.camera == exposures.c.camera) & (done.c.exposure == exposures.c.number)
-        )
-        .where(ccds.c.stage == Stage.SENT.value, done.c.id.is_(None))
-        .distinct()
+        .where(exists().where(sent), ~exists().where(account))
+        # in one order, lest two processes each wait for a row of the other
+        .order_by(exposures.c.id)
     )
     return [(row.camera, row.number) for row in connection.execute(query)]
 

@@ -160,7 +160,7 @@ class Checker:
             self._due, self._last = True, None
             self._since.clear()
             if checks := self._journal.checks(exposure.night):
-                rows = self._journal.rows(night=exposure.night)
+                rows = self._journal.rows(night=exposure.night, whole=False)
                 self._due, self._last = False, checks[-1].exposure
                 self._since = {
                     row.key.exposure for row in rows if (row.packed_at or 0.0) > checks[-1].at

@@ -119,7 +119,7 @@ class Course:
     def _ask(self) -> None:
         waiting = self._waiting()
         ready = [row for row in waiting if not self._rests(row)]
-        sent = self._journal.rows(Stage.SENT) if self._asks_far_side else []
+        sent = self._journal.rows(Stage.SENT, whole=False) if self._asks_far_side else []
         self._look_again = float("inf")
         order = in_order(self._settings, ready, sent, self._far_side.held)
         self._schedule.renew(order, self._journal.newest_start())
@@ -141,7 +141,7 @@ class Course:
         if len(found) == _HORIZON and in_vain:
             found = self._journal.rows(Stage.FOUND)
         elif len(found) == _HORIZON:
-            self.beyond = self._journal.count(Stage.FOUND) - _HORIZON
+            self.beyond = self._journal.number_at(Stage.FOUND) - _HORIZON
         return found + self._journal.rows(Stage.PACKED)
 
     def _is_occupied(self, row: CcdRow) -> bool:

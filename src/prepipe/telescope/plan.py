@@ -75,7 +75,7 @@ def plan_push(site: Site, journal: Journal, link: Link, camera: Camera) -> Plan:
     failures = [Failure(str(path), why) for path, why in watcher.waiting().items()]
     if watcher.trouble:
         failures.append(Failure(str(telescope.raw), watcher.trouble))
-    rows = {row.key: row for row in journal.rows()}
+    rows = {row.key: row for row in journal.rows(whole=False)}
     for arrival in arrivals:
         try:
             rows |= {row.key: row for row in _rows(arrival, camera) if row.key not in rows}

@@ -1,0 +1,1 @@
+"""How journals of earlier versions become those of this one; read by alembic."""
