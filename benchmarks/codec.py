@@ -11,6 +11,9 @@ sigma, two in five of them on galaxies, found in the difference to a template of
 ``bias`` is that of their light, ``bright_bias`` that of stars above 60 sigma. Codecs share noise
 and places: their differences are surer than the 0.011 of ``found`` itself.
 
+``residual.total_ratio`` is that of packet and residual together, which are the original bit for
+bit; the rows beside it hold their bytes against lossless JPEG 2000 and fpack.
+
 ``exposure62_core_s`` is the whole packing of 62 CCDs from a raw file of Rice tiles, by four of
 them; ``threads_scaling`` how much two threads pack together. Medians over repetitions.
 """
@@ -29,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from packing import codecs
+from packing import codecs, residuals
 from packing.codecs import Speed, Way
 from packing.frames import TEMPLATE_DEPTH, Truth, grey_frame
 
@@ -79,6 +82,7 @@ def measured(quick: bool) -> Iterator[Row]:
     there = list(codecs.ways(truth, say))
     for way in there:
         yield from rows_of(way, judge, repeats)
+    yield from residual_rows(truth, repeats)
     sharp = grey_frame(SHARP_PX, sky_e=250.0, seed=5)
     judge = Judge(sharp)
     yield row("found.original.sharp", judge.found(sharp.raw), "of transients")
@@ -115,6 +119,18 @@ def speed_rows(name: str, speed: Speed) -> Iterator[Row]:
     """Mpixel a second of one core."""
     yield row(f"encode_mpix_s.{name}", speed.encode, "Mpixel/s")
     yield row(f"decode_mpix_s.{name}", speed.decode, "Mpixel/s")
+
+
+def residual_rows(truth: Truth, repeats: int) -> Iterator[Row]:
+    """What a night's packet and its residual take together, by preset."""
+    for total in residuals.totals(truth, repeats):
+        name = total.preset
+        yield row(f"residual.total_ratio.{name}", total.ratio, "to 1")
+        over, under = total.over_best_lossless, total.under_fpack
+        yield row(f"residual.over_best_lossless_pct.{name}", over, "% over JPEG 2000 5/3")
+        yield row(f"residual.under_fpack_pct.{name}", under, "% under fpack")
+        yield from speed_rows(f"residual.{name}", total.speed)
+        say(f"residual, {name}: {total.ratio:.2f}:1")
 
 
 class Judge:

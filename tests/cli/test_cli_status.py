@@ -108,9 +108,9 @@ def test_status_tells_the_preset_in_use_and_those_before_it(
     run, site_file, telescope, exposure, ccds
 ):
     keys = telescope.add_exposure(exposure, ccds)
-    telescope.advance(keys[0], Stage.PACKED, preset="fast")
+    telescope.advance(keys[0], Stage.PACKED, asked={"preset": "fast"})
     assert "; packed by fast\n" in run("status", "--config", site_file).stdout
-    telescope.advance(keys[1], Stage.PACKED, preset="faint-link")
+    telescope.advance(keys[1], Stage.PACKED, asked={"preset": "faint-link"})
     shown = " ".join(run("status", "--config", site_file).stdout.split())
     assert "packed by faint-link now, so far 1 faint-link, 1 fast" in shown
     told = json.loads(run("status", "--config", site_file, "--exposure", NUMBER, "--json").stdout)

@@ -39,8 +39,8 @@ def raw_bytes(
         "EXPTIME": 20.0,
     }
     primary.header.update(told | dict(cards or {}))
-    told = ccd_cards or {}
-    hdus = [primary, *(_ccd(ccd, number, seed, told, compressed, shape) for ccd in ccds)]
+    form = compressed, shape
+    hdus = [primary, *(_ccd(ccd, number, seed, ccd_cards or {}, *form) for ccd in ccds)]
     content = io.BytesIO()
     fits.HDUList(hdus).writeto(content)
     return content.getvalue()

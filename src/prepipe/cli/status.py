@@ -390,8 +390,8 @@ def _summary(found: NightStatus) -> str:
     if found.presets:
         line += f"; packed by {next(iter(found.presets))}"
         line += f" now, so far {_counts(found.presets)}" if len(found.presets) > 1 else ""
-    if found.quarantined_before:
-        line += f"; {found.quarantined_before} CCDs of other nights in quarantine (--all)"
+    if found.quarantined_elsewhere:
+        line += f"; {found.quarantined_elsewhere} CCDs of other nights in quarantine (--all)"
     return "\n".join([line, *map(_traffic, found.traffic), *map(_checked, found.checks)])
 
 

@@ -143,6 +143,20 @@ class WaveletCodec:
             raise PacketError(f"{packet.file_name}: {error}") from error
         return from_samples(samples, packet.dtype)
 
+    def decode_unfilled(self, payload: bytes, packet: Packet) -> Pixels:
+        """Decompress without noise in the place of what was rounded away, whatever was asked.
+
+        Raises
+        ------
+        PacketError
+            As `decode`.
+        """
+        try:
+            samples = _decode(payload, packet.shape, filled=False)
+        except PacketError as error:
+            raise PacketError(f"{packet.file_name}: {error}") from error
+        return from_samples(samples, packet.dtype)
+
 
 def compile_kernels() -> None:
     """Run every kernel once on a small frame, lest the first exposure wait for them."""
@@ -240,8 +254,10 @@ def _sample_of(samples: NDArray[np.uint16], tiles: Sequence[Tile]) -> Sequence[T
     return part
 
 
-def _decode(content: bytes, shape: tuple[int, int]) -> NDArray[np.uint16]:
+def _decode(content: bytes, shape: tuple[int, int], *, filled: bool = True) -> NDArray[np.uint16]:
     payload = Payload.from_bytes(content, shape)
+    if not filled:
+        payload = replace(payload, bands=[replace(band, fill=0.0) for band in payload.bands])
     samples = np.empty(shape, np.uint16)
     readers = [
         BandReader(head.coding, *streams)

@@ -151,6 +151,11 @@ class Pack(Section):
     backlog_s: float = Field(
         120.0, gt=0, description="strongest: too much is what takes the line longer than this"
     )
+    archive: Literal["residual", "whole"] = Field(
+        "residual",
+        description="what `prepipe archive` sends of a CCD packed by wavelet: residual (what its "
+        "packet lost; the two together give the original back) or whole",
+    )
     workers: int = Field(2, ge=1, description="CCDs packed at the same time")
     check_every: int = Field(
         50,

@@ -197,7 +197,8 @@ def _zero_point(made: StackImage, exposure_s: float) -> float | None:
     if whole is not None and whole > 0.0 and exposure_s > 0.0:
         return 2.5 * math.log10(whole / exposure_s)
     integrated = made.summary.get("zeroPoint")
-    if integrated is not None and exposure_s > 0.0:
+    counts = made.headers["IMAGE"].get("BUNIT") != "nJy"
+    if integrated is not None and exposure_s > 0.0 and counts:
         return integrated - 2.5 * math.log10(exposure_s)
     return None
 

@@ -222,7 +222,7 @@ class NightStatus:
         What packing cost the packets that were checked, newest night first.
     night : Night or None
         The only night that it tells of.
-    quarantined_before : int
+    quarantined_elsewhere : int
         CCDs of other nights that are in quarantine.
     """
 
@@ -234,7 +234,7 @@ class NightStatus:
     traffic: tuple[NightTraffic, ...] = ()
     checks: tuple[NightChecks, ...] = ()
     night: Night | None = None
-    quarantined_before: int = 0
+    quarantined_elsewhere: int = 0
 
     @property
     def totals(self) -> dict[Stage, int]:

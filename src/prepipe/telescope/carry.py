@@ -12,6 +12,7 @@ from prepipe.files import PARTIAL_SUFFIX, storage_errors
 from prepipe.link.base import Held, Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, CcdRow, Journal
+from prepipe.store.rows import NOT_ARCHIVED
 from prepipe.telescope.far_side import FarSide
 from prepipe.telescope.pack import Packer
 from prepipe.telescope.queue import arrived
@@ -89,10 +90,13 @@ class Carrier:
             "packet": packed.path.name,
             "packet_bytes": packed.size,
             "codec": packed.packet.codec,
-            "preset": packed.preset,
             "checksum": packed.packet.pixel_checksum,
             "file_checksum": packed.checksum,
+            "asked": packed.packet.parameters.get("asked"),
         }
+        if row.archive_base not in ("", packed.checksum):
+            # what is in the archive needs a packet that this one replaces
+            facts |= NOT_ARCHIVED
         self._journal.advance(key, Stage.PACKED, time.monotonic() - began, **facts)
         with self._lock:
             if row.checksum not in ("", packed.packet.pixel_checksum):
@@ -160,7 +164,6 @@ class Carrier:
             "packet": "",
             "packet_bytes": 0,
             "codec": "",
-            "preset": "",
             "file_checksum": "",
         }
         reason = f"sent by {to}" if to else ""

@@ -48,6 +48,8 @@ class Written(NamedTuple):
         xxh3-128 of the file, hexadecimal.
     raw_written_at : float
         When the raw file was last written, s since 1970.
+    why : str
+        Of an original that is no residual though it might be, why not.
     """
 
     path: Path
@@ -55,12 +57,7 @@ class Written(NamedTuple):
     size: int
     checksum: str
     raw_written_at: float
-
-    @property
-    def preset(self) -> str:
-        """Of the codec; empty if it has none."""
-        asked = self.packet.parameters.get("asked")
-        return str(asked.get("preset", "")) if isinstance(asked, dict) else ""
+    why: str = ""
 
 
 class Packer:
@@ -113,19 +110,25 @@ class Packer:
         """
         state = registered_state(row.raw, self._known)
         try:
-            packed = self._packed(row, state)
+            packed, why = self._packed(row, state)
         finally:
             # whatever was read of a file that changed meanwhile, sound or not, is worth nothing
             if registered_state(row.raw, self._known) != state:
                 raise _rewritten(row.raw)
         path = write_packet(self._directory, packed)
         checksum = xxhash.xxh3_128_hexdigest(packed.content)
-        return Written(path, packed.packet, len(packed.content), checksum, _written_at(state))
+        size = len(packed.content)
+        return Written(path, packed.packet, size, checksum, _written_at(state), why)
 
-    def _packed(self, row: CcdRow, state: State) -> PackedCcd:
-        spans = self._spans_of(row, state)
-        span = spans[row.ccd.number]
-        codec, parameters = self._codec(row.exposure, spans)
+    def _packed(self, row: CcdRow, state: State) -> tuple[PackedCcd, str]:
+        """The packet of a CCD; for originals also why it is no residual."""
+        codec, parameters = self._codec(row.exposure, self._spans_of(row, state))
+        return self._by_codec(row, state, codec, parameters), ""
+
+    def _by_codec(
+        self, row: CcdRow, state: State, codec: str, parameters: Mapping[str, object]
+    ) -> PackedCcd:
+        span = self._spans_of(row, state)[row.ccd.number]
         notes = {"found_at": _written_at(state)}
         return pack_ccd(row.raw, span, row.exposure, row.ccd, codec, parameters, notes=notes)
 

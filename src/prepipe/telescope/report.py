@@ -29,6 +29,8 @@ class Happening(StrEnum):
     """A packet was held against its original, or could not be."""
     ARCHIVED = "archived"
     """An original is in the far side's archive."""
+    WHOLE = "whole"
+    """An original went whole that might have been a residual; once for each reason."""
     WAITS = "waits"
     """Nothing is begun now, as it should be: it is night, or others go first."""
     PACKING = "packing"
