@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import imagecodecs
@@ -39,11 +39,11 @@ class Total:
     speed: Speed
 
 
-def totals(truth: Truth, repeats: int) -> Iterator[Total]:
+def totals(truth: Truth, repeats: int, presets: Sequence[str] = PRESETS) -> Iterator[Total]:
     """One a preset; the residual is decoded, too, and has to give the frame back."""
     best = len(lossless_jpeg2000(truth.raw))
     usual = len(fpack().encode(truth.raw)) if shutil.which("fpack") else np.nan
-    for preset in PRESETS:
+    for preset in presets:
         first = of_prepipe(preset, "wavelet", {"preset": preset, "fill": True}, truth)
         payload = first.encode(truth.raw)
         packet = Packet(None, None, "wavelet", {}, truth.layout.shape, "uint16", 0, "", "")
