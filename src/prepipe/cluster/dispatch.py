@@ -288,7 +288,7 @@ class Dispatcher:
             )
 
     def _send(self, row: CcdRow) -> Event:
-        cluster, hints = self._site.cluster, self._hints.pop(row.key, ())
+        cluster, hints = self._site.cluster, self._hints.get(row.key, ())
         order = Order(
             source=Path(row.packet),
             camera=self._site.camera,
@@ -304,6 +304,7 @@ class Dispatcher:
         self._pace.begun()
         urgency = row.exposure.start.timestamp()
         future = self._compute.submit(self._work, order, urgency)
+        self._hints.pop(row.key, None)
         self._flying[row.key] = _Flight(row, future, time.time(), hints)
         future.add_done_callback(lambda _: self.answered.set())
         return Event(What.BEGUN, str(row.key), "", row.key)
