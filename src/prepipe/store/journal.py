@@ -463,6 +463,7 @@ class Journal:
         *,
         traceback: str = "",
         limit: int = 1,
+        only_at: Stage | None = None,
     ) -> bool:
         """Note that the work towards `stage` failed.
 
@@ -470,6 +471,8 @@ class Journal:
         ----------
         limit : int
             With this many failures the CCD is quarantined.
+        only_at : Stage, optional
+            Nothing is noted of a CCD that is at another stage by now.
 
         Returns
         -------
@@ -481,6 +484,8 @@ class Journal:
             known = connection.execute(
                 select(tables.ccds.c.tries, tables.ccds.c.stage).where(tables.ccds.c.id == row_id)
             ).one()
+            if only_at is not None and known.stage != only_at:
+                return False
             tries = known.tries + 1
             quarantined = bool(tries >= limit)
             values: dict[str, Any] = {"tries": tries, "reason": reason, "traceback": traceback}
