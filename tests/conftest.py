@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from batch_systems import pbspro, quick_to_lose, slurm, system  # noqa: F401
 from postgresql_server import Server, binaries
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

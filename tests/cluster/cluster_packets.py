@@ -82,6 +82,12 @@ def refuse_ccd_2(order: Order) -> Outcome:
     return reduce(order)
 
 
+def raise_over_ccd_2(order: Order) -> Outcome:
+    if order.source.stem.endswith("_02"):
+        raise ZeroDivisionError("no light at all")
+    return reduce(order)
+
+
 def find_the_disk_full(order: Order) -> Outcome:
     raise StorageError(f"{order.products}: No space left on device; free some space")
 

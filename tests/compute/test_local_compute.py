@@ -72,6 +72,12 @@ def fail(order: str) -> None:
     raise ValueError(order)
 
 
+def add_line(order: tuple[Path, str]) -> None:
+    path, line = order
+    with path.open("a") as stream:
+        stream.write(f"{line}\n")
+
+
 def give_what_cannot_cross(_order: object) -> object:
     return lambda: None
 
@@ -133,6 +139,20 @@ def test_two_orders_run_at_the_same_time(compute, tmp_path):
     assert not first.done() or not second.done()
     first.result(PATIENCE_S)
     second.result(PATIENCE_S)
+
+
+def test_the_most_urgent_of_many_is_carried_out_first(compute, tmp_path):
+    begun = tmp_path / "begun"
+    for name in "ab":
+        compute.submit(sleep_and_tell, (tmp_path / name, 1.0))
+    for name in "ab":
+        told_id(tmp_path / name)
+    others = [compute.submit(add_line, (begun, "other"), 1.0) for _ in range(100)]
+    urgent = [compute.submit(add_line, (begun, "urgent"), 2.0) for _ in range(3)]
+    for future in (*others, *urgent):
+        future.result(PATIENCE_S)
+    # two workers write as they come: the last urgent one may be beside the first other
+    assert begun.read_text().split()[:4].count("urgent") == 3
 
 
 def test_workers_are_warmed_up_before_their_first_order(compute):

@@ -60,7 +60,9 @@ def _tried(site: Site, patience_s: float) -> Trial:
     settings = site.compute.model_copy(update={"jobs": 1, "jobs_ready": 1})
     typer.echo(f"one task for {site.compute.place}", err=True)
     # apart from a running ingest's own jobs, and where nodes see it
-    with tempfile.TemporaryDirectory(prefix="compute-test-", dir=cluster.work) as apart:
+    with tempfile.TemporaryDirectory(
+        prefix="compute-test-", dir=cluster.work, ignore_cleanup_errors=True
+    ) as apart:
         one = site.model_copy(update={"compute": settings})
         compute = open_compute(one, directory=Path(apart))
         try:

@@ -249,10 +249,10 @@ def drain(
     site = read_site(config)
     board = Board(site.cluster.work)
     board.drain(not resume)
-    left = _left(site, board)
-    while wait and not resume and left:
+    left, heard = _left(site, board)
+    while wait and not resume and (left or not heard):
         time.sleep(_GLANCE_S)
-        left = _left(site, board)
+        left, heard = _left(site, board)
     if as_json:
         print_json({"draining": board.draining, "under_way": left})
     elif resume:
@@ -261,11 +261,14 @@ def drain(
         typer.echo(f"draining: {left} CCDs are with the workers, no other is begun")
 
 
-def _left(site: Site, board: Board) -> int:
+def _left(site: Site, board: Board) -> tuple[int, bool]:
+    """CCDs with the workers, and whether the ingest knows that it drains: it may begin some yet."""
     from prepipe.files import is_in_use
 
-    shown = board.read() if is_in_use(site.cluster.work / INGEST_LOCK) else None
-    return len(shown.under_way) if shown is not None else 0
+    if not is_in_use(site.cluster.work / INGEST_LOCK):
+        return 0, True
+    shown = board.read()
+    return (len(shown.under_way), shown.draining) if shown is not None else (0, False)
 
 
 def register(app: typer.Typer) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from prepipe.compute import DIRECTORY, Job
 from prepipe.errors import StorageError
-from prepipe.files import atomic_write
+from prepipe.files import atomic_write, storage_errors
 from prepipe.store import CcdKey
 
 __all__ = ["Board", "Shown", "UnderWay"]
@@ -51,6 +51,8 @@ class Shown:
     under_way : tuple of UnderWay
     trouble : str
         What keeps jobs from being had; empty if nothing does.
+    draining : bool
+        Whether the ingest knows that nothing shall be begun.
     """
 
     at: float
@@ -59,6 +61,7 @@ class Shown:
     jobs: tuple[Job, ...]
     under_way: tuple[UnderWay, ...]
     trouble: str
+    draining: bool
 
 
 class Board:
@@ -89,7 +92,8 @@ class Board:
             with atomic_write(self._drain) as stream:
                 stream.write(b"nothing is begun while this file is here\n")
         else:
-            self._drain.unlink(missing_ok=True)
+            with storage_errors(self._drain):
+                self._drain.unlink(missing_ok=True)
 
     def where(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Notes of the workers that are at packets of these names: node, pid, job and since."""
@@ -101,6 +105,11 @@ class Board:
                     notes[name] = note
         return notes
 
+    def forget(self, name: str) -> None:
+        """Take away the note of a worker that could not."""
+        with suppress(OSError):
+            (self.notes / name).unlink()
+
     def wipe(self) -> None:
         """Forget what an earlier ingest had under way."""
         with suppress(OSError):
@@ -111,7 +120,7 @@ class Board:
         self, place: str, jobs: Sequence[Job], under_way: Sequence[UnderWay], trouble: str
     ) -> None:
         """Write what is under way, if it changed, at most once a second."""
-        told = (tuple(jobs), tuple(under_way), trouble)
+        told = (tuple(jobs), tuple(under_way), trouble, self.draining)
         now = time.time()
         if told == self._last or now - self._written < _OLD_S:
             return
@@ -123,7 +132,7 @@ class Board:
 
     def read(self) -> Shown | None:
         """What was shown last; None if nothing can be made of it."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             told = json.loads(self._path.read_bytes())
             under_way = [
                 UnderWay(CcdKey(**one["key"]), one["since"]) for one in told.pop("under_way")

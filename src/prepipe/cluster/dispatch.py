@@ -162,6 +162,8 @@ class Dispatcher:
             return None
         error = flight.future.exception()
         if error is not None:
+            # one that was killed could not take its note away
+            self._board.forget(Path(row.packet).name)
             return self._fail(row, error)
         outcome = flight.future.result()
         seconds = sum(outcome.reduction.seconds.values())
@@ -194,16 +196,26 @@ class Dispatcher:
             traceback=worker_traceback(error) or "".join(traceback.format_exception(error)),
             limit=1 if isinstance(error, InputError) else self._site.cluster.tries,
         )
-        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**row.tries)
-        self._rest_until[row.key] = time.monotonic() + rest_s
+        self._rest(row.key, row.tries)
+        if quarantined:
+            self._losses.pop(row.key, None)
         what = What.QUARANTINED if quarantined else What.FAILED
         return Event(what, str(row.key), reason, row.key)
+
+    def _rest(self, key: CcdKey, times: int) -> None:
+        """Leave a CCD alone, twice as long each time."""
+        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**times)
+        self._rest_until[key] = time.monotonic() + rest_s
 
     def _is_no_fault(self, row: CcdRow, error: PlaceLostError) -> bool:
         """Let a CCD that lost its node go on elsewhere; one that costs node after node may not."""
         self._losses[row.key] += 1
-        if self._losses[row.key] % LOSSES_A_TRY == 0:
+        losses = self._losses[row.key]
+        if losses % LOSSES_A_TRY == 0:
             return False
+        if losses > 1:
+            # a node that loses all at once, its disk full, is the first to be free again
+            self._rest(row.key, losses - 1)
         self._journal.wait(row.key, Stage.CALIBRATED, str(error))
         return True
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -21,7 +21,8 @@ from prepipe.compute.pilot import opened, parcel
 from prepipe.compute.record import JobRecord
 from prepipe.compute.scaling import rest_s
 from prepipe.config import Compute
-from prepipe.errors import PlaceLostError, TransientError
+from prepipe.errors import PlaceLostError, PrepipeError, TransientError
+from prepipe.files import sole_user
 
 __all__ = ["BatchCompute"]
 
@@ -30,6 +31,7 @@ Outcome = TypeVar("Outcome")
 
 _RUNS = "runs"
 _RECORD = "jobs.json"
+_LOCK = "lock"
 
 
 class BatchCompute:
@@ -48,7 +50,7 @@ class BatchCompute:
     Raises
     ------
     ConfigError
-        If the batch system's commands are missing here.
+        If the batch system's commands are missing here, or another process has this directory.
     TransientError
         If the broker does not start.
     """
@@ -58,16 +60,21 @@ class BatchCompute:
         self._settings = settings
         self._directory = directory.absolute()
         self._time_limit_s = time_limit_s
-        shutil.rmtree(self._directory / _RUNS, ignore_errors=True)
-        self._record = JobRecord(self._directory / _RECORD, settings.place)
-        self._record.cancel_all()
         self._runs = count(1)
         self._under_way: dict[Future[Any], Future[bytes]] = {}
         self._changing = Lock()
         self._failures = 0
         self._not_before = 0.0
         self._trouble = ""
-        self._broker = self._new_broker()
+        self._closed = False
+        with ExitStack() as held:
+            # whoever comes second must not take the jobs of the first for left-overs
+            held.enter_context(sole_user(self._directory / _LOCK))
+            shutil.rmtree(self._directory / _RUNS, ignore_errors=True)
+            self._record = JobRecord(self._directory / _RECORD, settings.place)
+            self._record.cancel_all()
+            self._broker = self._new_broker()
+            self._held = held.pop_all()
 
     def submit(
         self, work: Callable[[Order], Outcome], order: Order, urgency: float = 0.0
@@ -91,7 +98,15 @@ class BatchCompute:
         promised: Future[Outcome] = Future()
         promised.set_running_or_notify_cancel()
         try:
-            inner = self._broker.submit(parcel(work, order), urgency)
+            packed = parcel(work, order)
+        except Exception as error:
+            promised.set_exception(error)
+            return promised
+        if self._closed:
+            promised.set_exception(PlaceLostError("the batch jobs were given up: start again"))
+            return promised
+        try:
+            inner = self._broker.submit(packed, urgency)
         except Exception as error:
             promised.set_exception(PlaceLostError(f"the broker takes no orders: {error}"))
             return promised
@@ -139,7 +154,8 @@ class BatchCompute:
         self._broker.close()
         try:
             self._broker = self._new_broker()
-        except TransientError as error:
+        except (PrepipeError, OSError) as error:
+            # even a command that is not there now may be back when its disk is
             self._failures += 1
             self._not_before = time.monotonic() + rest_s(self._failures)
             self._trouble = str(error)
@@ -161,10 +177,12 @@ class BatchCompute:
 
     def close(self) -> None:
         """Cancel all jobs; what is under way raises `PlaceLostError`."""
+        self._closed = True
         self._broker.close()
         self._give_up()
         with suppress(OSError):
             shutil.rmtree(self._directory / _RUNS)
+        self._held.close()
 
 
 def _plain(error: BaseException) -> TransientError:

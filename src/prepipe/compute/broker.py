@@ -9,8 +9,9 @@ import logging
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 from parsl.jobs.states import TERMINAL_STATES, JobState
@@ -25,8 +26,13 @@ from prepipe.errors import TransientError
 __all__ = ["Broker"]
 
 _ROUND_S = 1.0
+_SILENT_S = 60.0
 _UNBORN = (JobState.FAILED, JobState.MISSING)
 _TAIL = 300
+
+_LONGEST_REFUSED_S = 60.0
+"""A scheduler that takes no jobs may be restarting: it is asked again sooner than after a death."""
+
 _CARRY_OUT = "prepipe.compute.pilot.carry_out"
 
 
@@ -60,16 +66,24 @@ class Broker:
         self._executor = make_executor(settings, directory, time_limit_s, record)
         try:
             self._executor.start()
+            commands = self._executor.command_client
+            # it would wait for ever for one that died, or hangs
+            commands.run = partial(commands.run, timeout_s=_SILENT_S)
         except Exception as error:
+            self._kill()
             raise TransientError(f"the broker of the batch jobs does not start: {error}") from error
-        self._ready = settings.jobs_ready
+        self._released = False
         self._jobs: tuple[Job, ...] = ()
         self._asked_at: dict[str, float] = {}
+        self._born: set[str] = set()
         self._ended: set[str] = set()
         self._failures = 0
         self._not_before = 0.0
-        self.trouble = ""
-        """Why jobs cannot be had, or do not come to life; empty if nothing is wrong."""
+        self._next_look = 0.0
+        self._away = ""
+        self._unborn = ""
+        self._refused = False
+        self._asking = Lock()
         self._closing = Event()
         self._thread = Thread(target=self._run, name="prepipe-jobs", daemon=True)
         self._thread.start()
@@ -77,11 +91,18 @@ class Broker:
     @property
     def alive(self) -> bool:
         """Whether it can be trusted with work."""
-        process = self._executor.interchange_proc
-        return process.poll() is None and not self._executor.bad_state_is_set
+        executor = self._executor
+        answers = executor.command_client.ok and not executor.bad_state_is_set
+        return answers and executor.interchange_proc.poll() is None
+
+    @property
+    def trouble(self) -> str:
+        """Why jobs cannot be had, or do not come to life; empty if nothing is wrong."""
+        return self._away or self._unborn
 
     def submit(self, packed: bytes, urgency: float) -> Future[bytes]:
         """Have a worker carry out a parcel, the most urgent first."""
+        self._released = False
         context = {
             "resource_spec": {"priority": -urgency},
             "task_executor": {"f": _CARRY_OUT, "a": (self._time_limit_s,)},
@@ -94,21 +115,29 @@ class Broker:
         return self._jobs
 
     def release(self) -> None:
-        """Keep no job without work from now on."""
-        self._ready = 0
-        self._settings = self._settings.model_copy(update={"idle_s": _ROUND_S})
+        """Keep no job without work until there is work again."""
+        self._released = True
 
     def close(self) -> None:
         """Cancel its jobs and end its process; what was under way is lost."""
         self._closing.set()
+        self._kill()
+        with self._asking:  # a job that is being asked for right now is one more to cancel
+            self._record.cancel_all()
+        # it may wait for an answer of the process that is no more: not to be waited for
+        Thread(target=self._clear_away, name="prepipe-shutdown", daemon=True).start()
+
+    def _clear_away(self) -> None:
+        """Close the sockets; one that is closed under another thread ends the whole process."""
+        with suppress(Exception):
+            self._executor.interchange_proc.wait()
+        self._thread.join()
+        with suppress(Exception):
+            self._executor.shutdown()
+
+    def _kill(self) -> None:
         with suppress(Exception):
             self._executor.interchange_proc.kill()
-        with suppress(Exception):
-            if self._asked_at:
-                self._executor.provider.cancel(list(self._asked_at))
-                self._record.remove(list(self._asked_at))
-        # it may wait for an answer of the process that is no more: not to be waited for
-        Thread(target=self._executor.shutdown, name="prepipe-shutdown", daemon=True).start()
 
     def _run(self) -> None:
         while not self._closing.wait(_ROUND_S):
@@ -117,36 +146,75 @@ class Broker:
             try:
                 self._tend_jobs()
             except Exception as error:
-                self.trouble = f"the batch system does not answer: {error}"
+                self._away = f"the batch system cannot be used: {error}"
 
     def _tend_jobs(self) -> None:
         executor = self._executor
-        executor.poll_facade()
+        looked = self._look_at_states()
         managers = {manager["block_id"]: manager for manager in executor.connected_managers()}
         states = dict(executor.status_facade)
-        self._note_ends(states, managers)
+        self._note_births(managers)
+        self._note_ends(states)
         alive = [block for block, told in states.items() if told.state not in TERMINAL_STATES]
         self._jobs = tuple(self._job(block, states[block], managers.get(block)) for block in alive)
-        usable = [block for block in alive if not managers.get(block, {}).get("draining")]
-        wanted = wanted_jobs(
-            executor.outstanding(), self._settings.at_once, self._ready, self._settings.jobs
-        )
-        if len(usable) > wanted:
-            executor.scale_in_facade(len(usable) - wanted, max_idletime=self._settings.idle_s)
+        if looked:
+            self._end_those_on_hold(managers)
+        if not self._away:
+            usable = sum(_takes_work(managers.get(block)) for block in alive)
+            self._scale(usable, len(alive))
+
+    def _look_at_states(self) -> bool:
+        """Ask the scheduler, as often as the site allows; whether it was asked and answered."""
+        if time.monotonic() < self._next_look:
+            return False
+        try:
+            self._executor.poll_facade()
+        except Exception as error:
+            self._away = f"the batch system does not answer: {error}"
+        else:
+            self._away = ""
+        self._next_look = time.monotonic() + self._settings.poll_s
+        return not self._away
+
+    def _scale(self, usable: int, alive: int) -> None:
+        """Ask for jobs that are wanted, and give back those that are not."""
+        settings = self._settings
+        ready, idle_s = (0, _ROUND_S) if self._released else (settings.jobs_ready, settings.idle_s)
+        orders = self._executor.outstanding()
+        wanted = wanted_jobs(orders, settings.at_once, ready, settings.jobs)
+        if usable > wanted:
+            self._executor.scale_in_facade(usable - wanted, max_idletime=idle_s)
         elif time.monotonic() >= self._not_before:
             # one that takes no more work still is a job, until it has ended
-            self._ask_for(min(wanted - len(usable), self._settings.jobs - len(alive)))
+            self._ask_for(min(wanted - usable, settings.jobs - alive))
 
     def _ask_for(self, jobs: int) -> None:
-        if jobs <= 0 or self._closing.is_set():
-            return
-        for block in self._executor.scale_out_facade(jobs):
-            self._asked_at[self._executor.blocks_to_job_id[block]] = time.time()
+        for _ in range(jobs):
+            with self._asking:
+                granted = [] if self._closing.is_set() else self._executor.scale_out_facade(1)
+            if not granted:
+                return
+            self._asked_at[self._executor.blocks_to_job_id[granted[0]]] = time.time()
+            if self._refused:
+                self._failures, self._unborn, self._refused = 0, "", False
 
-    def _note_ends(self, states: dict[str, Any], managers: dict[str, Any]) -> None:
+    def _end_those_on_hold(self, managers: dict[str, Any]) -> None:
+        """Cancel jobs given back that are still here: the scheduler was away, or has forgotten."""
+        held = [
+            self._executor.blocks_to_job_id[block]
+            for block, manager in managers.items()
+            if not manager["active"] and not manager["tasks"]
+        ]
+        if held:
+            self._executor.provider.cancel(held)
+
+    def _note_births(self, managers: dict[str, Any]) -> None:
+        if not managers.keys() <= self._born:
+            self._failures, self._unborn = 0, ""
+            self._born.update(managers)
+
+    def _note_ends(self, states: dict[str, Any]) -> None:
         """Forget jobs that ended; count those that ended without ever coming to life."""
-        if managers:
-            self._failures, self.trouble = 0, ""
         for block, told in states.items():
             if told.state not in TERMINAL_STATES or block in self._ended:
                 continue
@@ -155,10 +223,19 @@ class Broker:
             if job_id is not None:
                 self._record.remove([job_id])
                 self._asked_at.pop(job_id, None)
-            if told.state in _UNBORN and not managers:
-                self._failures += 1
-                self._not_before = time.monotonic() + rest_s(self._failures)
-                self.trouble = _why_unborn(job_id, told)
+            if told.state in _UNBORN and block not in self._born:
+                self._note_unborn(job_id, told)
+
+    def _note_unborn(self, job_id: str | None, told: Any) -> None:
+        self._failures += 1
+        self._refused = job_id is None
+        rest = rest_s(self._failures)
+        self._not_before = time.monotonic() + (
+            min(rest, _LONGEST_REFUSED_S) if self._refused else rest
+        )
+        why = _why_unborn(job_id, told)
+        if _without_id(why) != _without_id(self._unborn):
+            self._unborn = why  # the same of the next job is no news
 
     def _job(self, block: str, told: Any, manager: dict[str, Any] | None) -> Job:
         job_id = self._executor.blocks_to_job_id.get(block, "")
@@ -176,8 +253,17 @@ class Broker:
         )
 
 
+def _takes_work(manager: dict[str, Any] | None) -> bool:
+    """Whether a job may be counted on; one that has not come to life yet may."""
+    return manager is None or (manager["active"] and not manager["draining"])
+
+
+def _without_id(why: str) -> str:
+    return why.partition(":")[2]
+
+
 def _why_unborn(job_id: str | None, told: Any) -> str:
-    said = (told.stderr_summary or told.message or "").strip()
+    said = (told.stderr_summary or "") if job_id else (told.message or "")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     about = f"the job {job_id} ended before its workers started" if job_id else "no job is granted"
     return f"{about}: {' / '.join(lines[-3:])[-_TAIL:] or 'it said nothing'}"

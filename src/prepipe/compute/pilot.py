@@ -6,18 +6,14 @@ this site's own processes only, over connections that know each other by the key
 
 from __future__ import annotations
 
-import os
 import pickle
+import signal
 from collections.abc import Callable
-from threading import Timer
 from typing import Any
 
 from prepipe.compute.worker import Answer, attempt, failed
 
 __all__ = ["carry_out", "opened", "parcel"]
-
-_HUNG = 75
-"""Exit code of a worker that hung (EX_TEMPFAIL of sysexits.h)."""
 
 
 def parcel(work: Callable[[Any], Any], order: Any) -> bytes:
@@ -26,17 +22,16 @@ def parcel(work: Callable[[Any], Any], order: Any) -> bytes:
 
 
 def carry_out(packed: bytes, time_limit_s: float) -> bytes:
-    """Carry out a parcel; a worker that hangs over it ends itself, and its pool makes a new one."""
-    alarm = Timer(time_limit_s, os._exit, (_HUNG,))
-    alarm.daemon = True
-    alarm.start()
+    """Carry out a parcel; a worker that hangs over it is ended, and its pool makes a new one."""
+    # the kernel's alarm ends it even if a library never gives the interpreter's lock back
+    signal.setitimer(signal.ITIMER_REAL, time_limit_s)
     try:
         work, order = pickle.loads(packed)
         return _closed(attempt(work, order))
     except Exception as error:
         return _closed(failed(error))
     finally:
-        alarm.cancel()
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def opened(packed: bytes) -> Answer:

@@ -16,6 +16,7 @@ __all__ = ["JobRecord"]
 
 _CANCEL = {"slurm": "scancel", "torque": "qdel", "pbspro": "qdel"}
 _PATIENCE_S = 30.0
+_GONE = re.compile("unknown job|invalid job|has finished|already complet", re.IGNORECASE)
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\[\]-]*")
 
 
@@ -51,21 +52,31 @@ class JobRecord:
         Returns
         -------
         list of str
-            Jobs that the scheduler could not be told of: they end by themselves, since nobody
-            answers their heartbeat.
+            Jobs that the scheduler could not be told of: they stay remembered, and end by
+            themselves since nobody answers their heartbeat.
         """
-        left = []
-        for job_id in list(self._ids):
-            try:
-                # One that is gone already makes it fail, which says nothing new.
-                subprocess.run(
-                    [self._cancel, job_id], capture_output=True, timeout=_PATIENCE_S, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired):
-                left.append(job_id)
         with self._changing:
+            left = list(self._ids)
+            # a scheduler that is away need not be asked once a job
+            while left and self._is_cancelled(left[0]):
+                del left[0]
             self._write(left)
         return left
+
+    def _is_cancelled(self, job_id: str) -> bool:
+        try:
+            done = subprocess.run(
+                [self._cancel, job_id],
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        # one that is gone already makes it fail; Slurm's qdel says nothing then
+        said = (done.stdout + done.stderr).strip()
+        return not done.returncode or not said or bool(_GONE.search(said))
 
     def _write(self, ids: list[str]) -> None:
         self._ids = ids

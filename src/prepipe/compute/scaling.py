@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["LONGEST_REST_S", "rest_s", "wanted_jobs"]
+__all__ = ["rest_s", "wanted_jobs"]
 
 FIRST_REST_S = 5.0
 LONGEST_REST_S = 300.0

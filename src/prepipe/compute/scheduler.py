@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,11 @@ START_S = 60
 """Allowance for the start of a job, out of its walltime."""
 
 _COMMAND_TIMEOUT_S = 30
+_NOT_RERUN = "#PBS -r n"  # a job that comes back by itself would find another broker
+_UNKNOWN_JOB = 153
+"""Exit code of every qstat that does not know all the jobs that it was asked for."""
+
+_PLAIN_PATH = re.compile(r"[\w./@%+=:,-]+")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -52,12 +60,25 @@ def make_executor(
         Longest order: so long before its walltime a job takes no more.
     record : JobRecord, optional
         Told of every job.
+
+    Raises
+    ------
+    ConfigError
+        If the batch system's commands or Parsl's own are missing here, or a path that they
+        cannot take.
     """
-    programs = Path(sys.executable).parent
+    programs = _programs()
+    for path in (directory, programs):
+        # neither Parsl nor the directives of a job know of quotes
+        if not _PLAIN_PATH.fullmatch(str(path)):
+            raise ConfigError(
+                f"{path}: jobs can only use paths of letters, digits and ./-_+@%=:, without "
+                "spaces; set cluster.work to such a one"
+            )
     executor = HighThroughputExecutor(
         label="ccds",
         provider=make_provider(settings, record),
-        launch_cmd=f"{shlex.quote(str(programs))}/{DEFAULT_LAUNCH_CMD}",
+        launch_cmd=f"{programs}/{DEFAULT_LAUNCH_CMD}",
         interchange_launch_cmd=[*_dying_with_us(), str(programs / "interchange.py")],
         address=settings.address or None,
         worker_port_range=settings.ports,
@@ -73,6 +94,18 @@ def make_executor(
     executor.provider.script_dir = str(directory / "scripts")
     (directory / "scripts").mkdir(parents=True, exist_ok=True)
     return executor
+
+
+def _programs() -> Path:
+    """Where Parsl's own programs are, which need not be on the path of a job."""
+    places = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
+    found = shutil.which("interchange.py", path=os.pathsep.join(places))
+    if found is None:
+        raise ConfigError(
+            f"Parsl's interchange.py is not in {places[0]}: install prepipe in a virtual "
+            "environment of its own"
+        )
+    return Path(found).parent
 
 
 def _dying_with_us() -> list[str]:
@@ -125,7 +158,7 @@ def script_of(settings: Compute, directory: Path, time_limit_s: float) -> tuple[
         submitted.append(command)
         return 0, "Submitted batch job 0\n", ""
 
-    executor.provider.execute_wait = only_noted
+    executor.provider.ask = only_noted
     executor.logconf_path = None
     executor.worker_port = settings.ports[0]
     executor.initialize_scaling()
@@ -161,6 +194,7 @@ def _torque(settings: Compute) -> Any:
         options.append(f"#PBS -l file={settings.tmp_gb}gb")
     if settings.reservation:
         options.append(f"#PBS -l advres={settings.reservation}")
+    options.append(_NOT_RERUN)
     provider = TorqueProvider(
         account=settings.account or None,
         queue=settings.queue or None,
@@ -181,7 +215,7 @@ def _pbspro(settings: Compute) -> Any:
         queue=settings.queue or None,
         cpus_per_node=settings.cores,
         select_options=f"mem={settings.memory_gb}gb" if settings.memory_gb else "",
-        scheduler_options="\n".join(settings.options),
+        scheduler_options="\n".join([*settings.options, _NOT_RERUN]),
         cmd_timeout=_COMMAND_TIMEOUT_S,
         **_common(settings),
     )
@@ -213,29 +247,52 @@ def _setup_lines(settings: Compute) -> list[str]:
 
 
 def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -> type[Any]:
-    """A provider that notes its jobs, looks as often as told, and doubts a scheduler that fails."""
+    """A provider that notes its jobs, and tells what a scheduler that refuses says.
+
+    Parsl's own take every job for ended when a look at them fails, or look for ever for one that
+    the scheduler has forgotten.
+    """
+    look, take = COMMANDS[settings.place][1], COMMANDS[settings.place][0]
+    said_in: dict[str, str] = {}
 
     def submit(self: Any, command: str, tasks_per_node: int, job_name: str = "prepipe") -> Any:
         job_id = provider.submit(self, command, tasks_per_node, job_name)
         if job_id and record is not None:
             record.add(str(job_id))
+        if job_id:
+            said_in[job_id] = f"{self.submitted}.stderr"
         return job_id
 
     def execute_wait(self: Any, command: str, timeout: int | None = None) -> Any:
-        if command.startswith("qsub"):
-            # some write the job's output where qsub was called, whatever the script says
-            command = f"cd {shlex.quote(str(self.script_dir))} && {command}"
-        code, out, err = provider.execute_wait(self, command, timeout)
-        # Torque's provider takes every job for ended when qstat fails as a whole.
-        if code and command.startswith("qstat") and not out.strip():
-            unknown = "unknown job" in err.lower()
-            if not unknown:
-                raise TransientError(f"qstat failed: {err.strip()[:200]}")
+        name, _, rest = command.partition(" ")
+        if name == take:
+            self.submitted = rest.split()[-1]
+        if settings.place == "torque" and name == take:
+            # Slurm's qsub goes by these words, not by the script's own lines
+            command = f"{name} -o {self.submitted}.stdout -e {self.submitted}.stderr {rest}"
+        code, out, err = self.ask(command, timeout)
+        if name == look and _is_forgotten(code, err):
+            return 0, out or ("{}" if settings.place == "pbspro" else ""), err
+        if code and name in (look, take):
+            raise TransientError(f"{name}: {(err.strip() or out.strip())[-200:]}")
         return code, out, err
 
+    def _status(self: Any) -> None:
+        provider._status(self)
+        for job_id, told in self.resources.items():
+            told["status"].stderr_path = said_in.get(job_id)
+
     own = {
-        "status_polling_interval": settings.poll_s,
+        "status_polling_interval": 0,  # the broker keeps time
         "submit": submit,
+        "ask": provider.execute_wait,
         "execute_wait": execute_wait,
+        "_status": _status,
     }
     return type(provider.__name__, (provider,), own)
+
+
+def _is_forgotten(code: int, err: str) -> bool:
+    """Whether a look failed because the scheduler knows a job no more."""
+    text = err.lower()
+    return code == _UNKNOWN_JOB or (code != 0 and ("unknown job" in text or "invalid job" in text))

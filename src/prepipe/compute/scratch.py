@@ -123,7 +123,10 @@ def shared_turn(root: Path, slots: int) -> Iterator[None]:
     if not slots:
         yield
         return
-    lock = _free_slot(root, slots)
+    try:
+        lock = _free_slot(root, slots)
+    except OSError as error:
+        raise PlaceLostError(f"{_here(root)} cannot be used: {error.strerror}") from error
     try:
         yield
     finally:

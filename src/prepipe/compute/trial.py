@@ -124,9 +124,9 @@ def _own_disk(told: str) -> Place:
 
 def _writable(path: Path, shown: Path | None = None) -> Place:
     name = str(shown or path)
-    # one that is not there yet is made in the nearest that is
-    there = next(place for place in (path, *path.parents) if place.exists())
     try:
+        # one that is not there yet is made in the nearest that is
+        there = next(place for place in (path, *path.parents) if place.exists())
         with tempfile.TemporaryFile(dir=there) as stream:
             stream.write(bytes(_ROOM_BYTES))
         return Place(name, shutil.disk_usage(there).free)
@@ -162,9 +162,18 @@ def try_compute(
     took = []
     for _ in range(_WARM):
         at = time.monotonic()
-        compute.submit(look_around, nothing).result(timeout=patience_s)
+        _answer(compute.submit(look_around, nothing), patience_s)
         took.append(time.monotonic() - at)
     return Trial(first_s, 1e3 * statistics.median(took), seen)
+
+
+def _answer(future: Future[Seen], patience_s: float) -> Seen:
+    try:
+        return future.result(timeout=patience_s)
+    except TimeoutError:
+        raise TransientError(
+            f"a worker that had answered is silent for {patience_s:.0f} s; try again"
+        ) from None
 
 
 def _awaited(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from prepipe.config.section import Section
 
 __all__ = ["Compute"]
+
+# these become words of a command
+Word = Annotated[str, Field(pattern=r"^[\w.@:+-]*$")]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+_DIRECTIVE = {"slurm": "#SBATCH ", "torque": "#PBS ", "pbspro": "#PBS "}
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
 class Compute(Section):
@@ -18,9 +26,9 @@ class Compute(Section):
         "local",
         description="local (this machine, cluster.workers of them), slurm, torque or pbspro",
     )
-    account: str = Field("", description="account, or project, that jobs are charged to")
-    queue: str = Field("", description="partition (Slurm) or queue (PBS); empty: the usual one")
-    reservation: str = Field(
+    account: Word = Field("", description="account, or project, that jobs are charged to")
+    queue: Word = Field("", description="partition (Slurm) or queue (PBS); empty: the usual one")
+    reservation: Word = Field(
         "", description="reservation to run in; on pbspro a reservation is a queue: name it there"
     )
     walltime_min: int = Field(240, ge=2, description="minutes that a job may last")
@@ -48,12 +56,12 @@ class Compute(Section):
     options: tuple[str, ...] = Field(
         (), description='lines for the scheduler, verbatim, such as "#SBATCH --qos=realtime"'
     )
-    address: str = Field(
+    address: Word = Field(
         "",
         examples=["10.1.0.5"],
         description="address of this host that nodes reach; empty: they try all of its own",
     )
-    ports: tuple[int, int] = Field(
+    ports: tuple[Port, Port] = Field(
         (54000, 55000), description="ports of this host that nodes connect to, from and to"
     )
     poll_s: float = Field(10.0, gt=0, description="seconds between two looks at the jobs' states")
@@ -83,9 +91,20 @@ class Compute(Section):
             )
         if self.ports[0] >= self.ports[1]:
             raise ValueError("ports: the first must be below the second")
+        if self.scratch and not self.scratch.startswith(("/", "$")):
+            raise ValueError(f"scratch ({self.scratch}) must begin with / or with a $VARIABLE")
         for line in (*self.options, *self.setup, *self.modules, *self.environment.values()):
             if "\n" in line:
                 raise ValueError(f"{line!r} must be one line")
+        for name in self.environment:
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"environment: {name!r} is no name of a variable")
+        for line in self.options:
+            # any other would end the directives, and those after it would count for nothing
+            if not line.startswith(_DIRECTIVE.get(self.place, "#")):
+                raise ValueError(
+                    f"options: {line!r} must begin with {_DIRECTIVE.get(self.place, '#')}"
+                )
         return self
 
     @property

@@ -19,6 +19,7 @@ from prepipe.files import atomic_path, storage_errors
 
 __all__ = ["Node", "on_node"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _JOB_IDS = ("SLURM_JOB_ID", "PBS_JOBID")
 
 
@@ -74,7 +75,8 @@ def _worked_on(
     work: Callable[[Order], Outcome], order: Order, here: Path, root: Path, slots: int
 ) -> Outcome:
     source, products, scratch = here / order.source.name, here / "products", here / "scratch"
-    scratch.mkdir()
+    with _own_disk():
+        scratch.mkdir()
     with shared_turn(root, slots):
         _fetch(order.source, source)
     outcome = work(replace(order, source=source, products=products, scratch=scratch))
@@ -83,14 +85,26 @@ def _worked_on(
 
 
 def _fetch(source: Path, target: Path) -> None:
+    if not source.parent.is_dir():
+        raise PlaceLostError(f"{os.uname().nodename} does not see {source.parent}: is it mounted?")
+    if not os.path.lexists(source):
+        raise InputError(f"{source}: is gone; send it again from the telescope")
     try:
-        shutil.copyfile(source, target)
+        packed = source.read_bytes()
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise PlaceLostError(f"{os.uname().nodename}: its own disk is full") from error
-        if error.errno == errno.ENOENT:
-            raise InputError(f"{source}: is gone; send it again from the telescope") from error
         raise StorageError(f"{source}: {error.strerror}; it is tried again") from error
+    with _own_disk():
+        target.write_bytes(packed)
+
+
+@contextmanager
+def _own_disk() -> Iterator[None]:
+    """A fault of the node's disk is none of the CCD."""
+    try:
+        yield
+    except OSError as error:
+        told = "is full" if error.errno in _FULL else f"cannot be used: {error.strerror}"
+        raise PlaceLostError(f"{os.uname().nodename}: its own disk {told}") from error
 
 
 def _delivered(outcome: Outcome, products: Path, shared: Path) -> Outcome:
@@ -123,12 +137,16 @@ def _as_if_shared(here: Path, order: Order) -> Iterator[None]:
         yield
     except PrepipeError as error:
         text = str(error)
-        if isinstance(error, StorageError) and str(here / "products") in text:
+        if isinstance(error, StorageError) and str(here) in text:
             raise PlaceLostError(f"{os.uname().nodename}: {text}") from error
         told = text.replace(str(here / order.source.name), str(order.source))
         if told == text:
             raise
         raise type(error)(told) from error
+    except OSError as error:
+        if error.errno in _FULL or str(error.filename).startswith(str(here)):
+            raise PlaceLostError(f"{os.uname().nodename}: {error}") from error
+        raise
 
 
 @contextmanager

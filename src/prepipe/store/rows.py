@@ -78,6 +78,11 @@ class CcdRow:
     archive_base: str = ""
 
     @property
+    def preset(self) -> str:
+        """What the codec was told of its presets; empty if it has none."""
+        return str((self.asked or {}).get("preset", ""))
+
+    @property
     def is_lossy(self) -> bool:
         """Whether it was sent with a loss, so that its original belongs into the archive."""
         return self.stage is Stage.SENT and self.codec not in LOSSLESS

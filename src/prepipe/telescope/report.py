@@ -33,6 +33,8 @@ class Happening(StrEnum):
     """An original went whole that might have been a residual; once for each reason."""
     WAITS = "waits"
     """Nothing is begun now, as it should be: it is night, or others go first."""
+    PACKING = "packing"
+    """Exposures are packed by another preset from now on."""
     FAILED = "failed"
     """A CCD or file could not be worked on; it is tried again."""
     QUARANTINED = "quarantined"
