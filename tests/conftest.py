@@ -30,6 +30,12 @@ def funpack_program() -> str:
 
 
 @pytest.fixture(scope="session")
+def fpack_program() -> str:
+    """Path of cfitsio's fpack."""
+    return installed("fpack", "libcfitsio-bin")
+
+
+@pytest.fixture(scope="session")
 def fitsverify_program() -> str:
     """Path of HEASARC's fitsverify."""
     return installed("fitsverify", "fitsverify")

@@ -92,6 +92,25 @@ def test_a_dark_or_unknown_flat_is_not_divided_by(scene):
     assert np.isfinite(result.variance[10, 4])
 
 
+def test_what_packing_added_is_in_the_variance_of_every_pixel(scene):
+    _, bias, flat, raw = scene
+    plain = detrend(raw, LAYOUT, bias=bias, flat=flat)
+    packed = detrend(raw, LAYOUT, bias=bias, flat=flat, coding_error=3.0)
+    added = (packed.variance - plain.variance) * flat**2
+    np.testing.assert_allclose(added[:, :128], (3.0 * GAINS[0]) ** 2, rtol=1e-3)
+    np.testing.assert_array_equal(packed.image, plain.image)
+
+
+def test_a_weak_response_is_bad_only_where_packing_asks_for_it(scene):
+    _, _, flat, raw = scene
+    flat = flat.copy()
+    flat[10, :3] = (0.3, 0.5, np.nan)
+    assert (detrend(raw, LAYOUT, flat=flat).mask[10, :3] == [0, 0, Mask.NO_FLAT]).all()
+    packed = detrend(raw, LAYOUT, flat=flat, weak_response=0.5)
+    assert (packed.mask[10, :3] == [Mask.BAD, 0, Mask.NO_FLAT]).all()
+    assert np.count_nonzero(packed.mask & np.uint8(Mask.BAD)) == 1
+
+
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8])
 def test_static_defects_are_taken_over(scene, dtype):
     bad = np.zeros(SHAPE, dtype=dtype)

@@ -92,6 +92,18 @@ def crowd() -> Crowd:
     return Crowd(field, sources, psf, fit_stars(image, field.mask, sources, psf, SKY))
 
 
+def test_errors_are_not_those_of_pixels_that_were_smoothed() -> None:
+    flux = 30.0 * np.sqrt(EFFECTIVE_PIXELS * SKY)
+    field = grid_of_stars(8, 40, flux, moffat(FWHM, BETA), sky=SKY, seed=2)
+    smooth, true = (
+        fit_stars(field.image, field.mask, *detected(field), SKY / 4, least_variance=least)
+        for least in (0.0, SKY)
+    )
+    index, _ = nearest(field, true.sources)
+    assert np.median(true.flux_error[index]) == pytest.approx(noise_of(flux), rel=0.15)
+    assert np.median(smooth.flux_error[index]) < 0.8 * np.median(true.flux_error[index])
+
+
 def test_lone_stars_are_as_good_as_their_noise() -> None:
     snr = 50.0
     flux = snr * np.sqrt(EFFECTIVE_PIXELS * SKY)

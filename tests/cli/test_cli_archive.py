@@ -63,7 +63,7 @@ def test_it_begins_with_a_line_that_says_where_originals_go_and_when(run, site):
     first = answer.stderr.splitlines()[0]
     assert f"sending originals to {site.parent / 'landing'}/archive" in first
     assert first.endswith("at any hour")
-    assert "originals: 2 archived (0.0 MB), 0 waiting" in answer.stdout
+    assert "originals: 2 archived (0.0 MB, 2 as residuals), 0 waiting" in answer.stdout
 
 
 def test_a_camera_that_does_not_tell_its_place_is_told_of_and_any_hour_will_do(run, site):

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import stand_in_codec
 from astropy.io import fits
 
+from prepipe.codec.external import ENVIRONMENT
 from prepipe.model import Night
 from prepipe.simulate import simulate_night
 from prepipe.store import CheckRow, Journal
@@ -73,6 +75,27 @@ def test_a_codec_that_cannot_pack_such_pixels_is_named_and_the_others_go_on(
     assert answer.exit_code == 1
     assert "with jpeg2000" in answer.stderr
     assert "none" in answer.stdout
+
+
+def test_a_sites_own_commands_are_tried_as_any_codec_is(
+    run, sky_file, site_file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(ENVIRONMENT, "")
+    with site_file.open("a") as settings:
+        settings.write("\n[pack]\n[pack.external]\n")
+        for name, value in stand_in_codec.commands(tmp_path / "log").items():
+            settings.write(f"{name} = {json.dumps(value)}\n")
+    words = ("--codec", "external", "--codec", "rice", "--config", site_file, "--json")
+    answer = run("fidelity", sky_file, *words)
+    assert answer.exit_code == 0, answer.stderr
+    external, rice = json.loads(answer.stdout)["codecs"]
+    assert external["label"] == "external"
+    assert external["ratio"] > rice["ratio"]
+    # steps of 4 ADU leave an error of 4 / sqrt(12)
+    assert 0.05 < external["fidelity"]["rms"] < 0.5
+    assert external["fidelity"]["scatter"] > 0
+    # starting Python is part of it
+    assert external["encode_mpix_s"] < 100
 
 
 def test_a_ccd_that_the_file_has_not_is_named(run, sky_file):

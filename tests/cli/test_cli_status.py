@@ -104,6 +104,20 @@ def test_status_tells_what_crossed_in_a_night_and_how_fast(
     assert re.search(r"ut200306: 1 exposures sent, 10\.0 MB in \d\.\d s, \d+\.\d Mbit/s", shown)
 
 
+def test_status_tells_the_preset_in_use_and_those_before_it(
+    run, site_file, telescope, exposure, ccds
+):
+    keys = telescope.add_exposure(exposure, ccds)
+    telescope.advance(keys[0], Stage.PACKED, asked={"preset": "fast"})
+    assert "; packed by fast\n" in run("status", "--config", site_file).stdout
+    telescope.advance(keys[1], Stage.PACKED, asked={"preset": "faint-link"})
+    shown = " ".join(run("status", "--config", site_file).stdout.split())
+    assert "packed by faint-link now, so far 1 faint-link, 1 fast" in shown
+    told = json.loads(run("status", "--config", site_file, "--exposure", NUMBER, "--json").stdout)
+    assert told["presets"] == {"faint-link": 1, "fast": 1}
+    assert [ccd["preset"] for ccd in told["exposures"][0]["ccds"]] == ["fast", "faint-link"]
+
+
 def test_status_of_one_exposure_tells_each_ccd(run, site_file, cluster, exposure, ccds):
     calibrated(cluster, exposure, ccds)
     words = ("status", "--config", site_file, "--exposure", NUMBER)

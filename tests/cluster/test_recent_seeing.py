@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cluster_packets import exposure, make_packet
 
 from prepipe.cluster.dispatch import Dispatcher
 from prepipe.cluster.seeing import recent_seeing
+from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
 from prepipe.engines.base import Engine, Order
 from prepipe.model import Ccd, Colour, Exposure, Grade, Kind, Night, Reduction, Stage
@@ -66,15 +68,14 @@ def test_ccds_whose_seeing_could_not_be_measured_are_passed_over(journal: Journa
     assert recent_seeing(journal, taken(12)) == 0.8
 
 
-class Catcher:
-    """A `Compute` that keeps the orders."""
-
-    slots = 1
+class Catcher(LocalCompute):
+    """Keeps the orders that it is given."""
 
     def __init__(self) -> None:
+        super().__init__(1)
         self.orders: list[Order] = []
 
-    def submit(self, _work: object, order: Order) -> Future[object]:
+    def submit(self, work: object, order: Order, urgency: float = 0.0) -> Future[object]:
         self.orders.append(order)
         return Future()
 
@@ -88,15 +89,11 @@ def test_only_an_engine_that_wants_it_is_told(
     journal.add_exposure(
         exposure(2), [Ccd(5, "N5")], stage=Stage.LANDED, facts={"packet": str(packet)}
     )
-    site = Site(
-        cluster=Cluster(products=tmp_path / "products", calibrations=tmp_path / "calibrations")
-    )
-    compute = Catcher()
+    directories = {name: tmp_path / name for name in ("products", "calibrations", "work")}
+    site = Site(cluster=Cluster(**directories))
+    engine = Engine("own", lambda _: None, wants_seeing=wants)
 
-    list(
-        Dispatcher(
-            site, journal, compute, Engine("own", lambda _: None, wants_seeing=wants)
-        ).serve()
-    )
+    with closing(Catcher()) as compute:
+        list(Dispatcher(site, journal, compute, engine).serve())
 
     assert [order.seeing_arcsec for order in compute.orders] == [told]

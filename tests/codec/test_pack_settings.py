@@ -40,6 +40,13 @@ def test_every_setting_of_a_codec_is_known_to_it(codec: str, frame: object) -> N
     "settings",
     [
         {"ratio": 10.0, "qstep": 1e-5},
+        {"ratio": 10.0, "rate_mbit_s": 50.0},
+        {"rate_mbit_s": 50.0, "codec": "htj2k"},
+        {"strongest": "precise"},
+        {"strongest": "faint-link", "codec": "jpeg2000"},
+        {"strongest": "faint-link", "ratio": 20.0},
+        {"strongest": "faint-link", "rate_mbit_s": 20.0},
+        {"backlog_s": 0.0},
         {"rms_sigma": 0.3, "step_sigma": 1.0},
         {"preset": "best"},
         {"seeing_px": 0.0},

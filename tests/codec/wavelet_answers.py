@@ -25,4 +25,5 @@ ANSWERS = (
     Answer("wavelet1_two_amplifiers", (96, 120), "uint16", "6d966b96fdd825bd380515f0c3703a9f"),
     Answer("wavelet1_filled", (64, 90), "uint16", "6a179f9350a62ee4635b8fc281e97196"),
     Answer("wavelet1_odd_signed", (61, 75), "int16", "29333500d58e24569e4ab15c27c06bb7"),
+    Answer("wavelet1_stars", (110, 124), "uint16", "3927a8ded3f5eeb544e2f9df240ed9fb"),
 )

@@ -113,6 +113,21 @@ class TestARealCalexp:
         east = (ra - true_ra) * np.cos(np.radians(dec))
         assert 3.6e6 * np.hypot(east, dec - true_dec).max() < 1.0
 
+    def test_tells_the_pointing_error_whatever_the_order_of_its_wcs(
+        self, raw: Path, calexp: Path, tmp_path: Path
+    ) -> None:
+        bent = tmp_path / "bent.fits"
+        with fits.open(calexp) as hdus:
+            planes = [fits.ImageHDU(hdu.data, hdu.header) for hdu in hdus[1:4]]
+            planes[0].header.update({"CRPIX1": 108.0, "CRPIX2": 200.0, "A_0_4": 5e-10})
+            fits.HDUList([fits.PrimaryHDU(header=hdus[0].header), *planes]).writeto(bent)
+
+        order = order_for(decam_packet(tmp_path, raw), tmp_path, STANDIN_CALEXP=bent)
+        reduction = carry_out(order).reduction
+
+        assert "PV1_16" in fits.getheader(reduction.product, "IMAGE")
+        assert reduction.offset_arcsec is not None
+
     def test_tells_its_figures(self, order: Order) -> None:
         reduction = carry_out(order).reduction
 

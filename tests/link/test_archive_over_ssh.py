@@ -15,7 +15,8 @@ from astropy.io import fits
 from private_sshd import PrivateSshd
 
 from prepipe.cameras import load_camera
-from prepipe.codec.packet import decode, read_header
+from prepipe.cluster.originals import original_of
+from prepipe.codec.packet import read_header
 from prepipe.config import Site
 from prepipe.link.local import LocalLink
 from prepipe.link.ssh import SshLink
@@ -69,10 +70,10 @@ def assert_originals(raw: Path, landing: Path) -> None:
     originals = list((landing / "archive").iterdir())
     assert len(originals) == CCDS
     for path in originals:
-        packet = read_header(path)
-        assert packet.codec == "none"
-        assert path.read_bytes()[-packet.payload_bytes :] in content
-        np.testing.assert_array_equal(decode(path).pixels, pixels[packet.ccd.number])
+        assert read_header(path).codec == "residual"
+        original = original_of(path)
+        assert original.image_header + original.payload in content
+        np.testing.assert_array_equal(original.pixels(), pixels[original.packet.ccd.number])
 
 
 def test_originals_arrive_bit_for_bit_and_do_not_cross_again_though_the_journal_lost_them(

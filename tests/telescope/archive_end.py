@@ -11,7 +11,7 @@ import numpy as np
 from astropy.io import fits
 from telescope_end import CAMERA, Telescope
 
-from prepipe.codec.packet import decode, read_header
+from prepipe.cluster.originals import original_of
 from prepipe.link.base import Link
 from prepipe.link.local import LocalLink
 from prepipe.telescope import Archive, ArchiveReport, Happening
@@ -76,18 +76,23 @@ def archived(telescope: Telescope) -> set[str]:
 
 
 def assert_originals(raws: Iterable[Path], landing: Path) -> None:
-    """Whatever is in the archive has the pixels and the codec of the raw file, bit for bit."""
-    pixels = {}
+    """Whatever is in the archive has the pixels and the bytes of the raw file, bit for bit.
+
+    Residuals have them with the packets that were sent before.
+    """
+    pixels, content = {}, b""
     for raw in raws:
+        content += raw.read_bytes()
         with fits.open(raw) as hdus:
             for hdu in hdus[1:]:
                 key = hdus[0].header["EXPNUM"], hdu.header["CCDNUM"]
                 pixels[key] = hdu.data.copy()
     for path in (landing / "archive").glob("*.packet"):
-        packet = read_header(path)
-        assert packet.codec == "none"
-        original = pixels.pop((packet.exposure.number, packet.ccd.number))
-        np.testing.assert_array_equal(decode(path).pixels, original)
+        found = original_of(path)
+        assert found.packet.codec == "none"
+        original = pixels.pop((found.packet.exposure.number, found.packet.ccd.number))
+        np.testing.assert_array_equal(found.pixels(), original)
+        assert found.image_header + found.payload in content
     assert not pixels, "every CCD is there"
 
 

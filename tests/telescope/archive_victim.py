@@ -1,4 +1,4 @@
-"""An archive in a process of its own, to be killed: ``python archive_victim.py ROOT``."""
+"""An archive in a process of its own, to be killed: ``python archive_victim.py ROOT [CODEC]``."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class CountingLink(LocalLink):
         time.sleep(0.05)
 
 
-def main(root: Path) -> int:
-    site = quick_site(root, pack=LOSSY)
+def main(root: Path, *codec: str) -> int:
+    site = quick_site(root, pack={"codec": codec[0]} if codec else LOSSY)
     journal = Journal(site.telescope.work / "journal.sqlite")
     link = CountingLink(site.link.landing, root / "sent.log")
     work = Archive(site, journal, link, load_camera("decam"), clock=lambda: DAY)
@@ -47,4 +47,4 @@ def main(root: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

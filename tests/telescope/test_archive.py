@@ -27,7 +27,7 @@ from archive_end import (
 )
 from astropy.io import fits
 from journal_rows import row
-from telescope_end import Telescope, exposures_of, wait_until
+from telescope_end import CAMERA, Telescope, exposures_of, wait_until
 from tiny_raw import packet_names, raw_bytes, write_raw
 
 from prepipe.cameras import load_camera
@@ -393,8 +393,9 @@ def test_two_archives_do_not_work_in_one_directory(telescope: Telescope, link: A
 def test_a_plan_tells_what_would_go_in_order_and_what_is_lost(telescope: Telescope) -> None:
     gone, *_ = pushed(telescope, 2, 1, 3)
     gone.unlink()
-    plan = plan_archive(telescope.journal)
-    assert [found.exposure.number for found in plan.originals] == [3, 3, 3, 1, 1, 1]
+    plan = plan_archive(telescope.journal, CAMERA, telescope.site.pack)
+    assert [found.row.exposure.number for found in plan.originals] == [3, 3, 3, 1, 1, 1]
+    assert not any(found.residual for found in plan.originals)
     assert [failure.what for failure in plan.failures] == [str(gone)]
     assert archived(telescope) == set()
 

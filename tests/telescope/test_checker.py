@@ -8,14 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
-from telescope_end import Telescope
+import stand_in_codec
+from telescope_end import Telescope, in_background, wait_until
 from tiny_raw import write_raw
 
+from prepipe.codec.external import ENVIRONMENT, Commands
 from prepipe.model import Night, Stage
 from prepipe.simulate import simulate_night
 from prepipe.telescope import Happening
 
 NIGHT = Night.parse("2020-03-05")
+PATIENCE_S = 300.0
+"""Checks have the lowest priority: where all cores are busy they take long."""
 LOSSY = {"codec": "wavelet", "preset": "fast"}
 
 
@@ -102,3 +106,71 @@ def test_an_exposure_that_cannot_be_checked_is_told_and_sent(tmp_path: Path) -> 
     assert "could not be checked" in told
     assert end.stages() == {Stage.SENT: 1}
     assert checked(end) == []
+
+
+@pytest.fixture
+def commands_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are kept in the environment: they go when the test ends."""
+    monkeypatch.setenv(ENVIRONMENT, "")
+
+
+@pytest.mark.usefixtures("commands_in_use")
+def test_packets_of_a_sites_own_commands_are_checked_too(
+    tmp_path: Path, exposures: list[Path]
+) -> None:
+    end = Telescope(tmp_path)
+    external = stand_in_codec.commands(tmp_path / "log")
+    Commands(**external).use()
+    end.configure(pack={"codec": "external", "external": external})
+    arrive(end, exposures[0])
+    assert not end.push().failures
+    (check,) = end.journal.checks(NIGHT)
+    assert check.codec == "external"
+    # steps of 4 ADU leave an error of 4 / sqrt(12), a fifth to a tenth of the noise
+    assert 0.05 < check.figures["rms"] < 0.5
+    assert check.figures["found"] > 0.8
+
+
+@pytest.mark.usefixtures("commands_in_use")
+def test_a_check_that_found_the_disk_full_is_tried_again_with_the_next_exposure(
+    tmp_path: Path, exposures: list[Path]
+) -> None:
+    end = Telescope(tmp_path)
+    # the first call packs for the line, the second is the check's
+    external = stand_in_codec.commands(tmp_path / "log", full_at=(2,))
+    Commands(**external).use()
+    end.configure(pack={"codec": "external", "external": external})
+    stop, pushing = in_background(end)
+    try:
+        arrive(end, exposures[0])
+        wait_until(lambda: len(end.told(Happening.CHECKED)) == 1, seconds=PATIENCE_S)
+        arrive(end, exposures[1])
+        wait_until(lambda: bool(checked(end)), seconds=PATIENCE_S)
+    finally:
+        stop.set()
+        pushing.join(PATIENCE_S)
+    first, second = end.told(Happening.CHECKED)
+    assert "could not be checked" in first
+    assert "No space left on device" in first
+    assert "fluxes scatter by" in second
+    assert checked(end) == [941422]
+    assert end.stages() == {Stage.SENT: 2}
+
+
+def test_checks_that_go_on_failing_become_rare_down_to_the_usual(tmp_path: Path) -> None:
+    end = Telescope(tmp_path)
+    end.configure(pack=LOSSY | {"check_every": 3})
+    tried = [941500, 941501, 941503, 941506]
+    stop, pushing = in_background(end)
+    try:
+        for number in range(941500, 941507):
+            # so few pixels tell nothing, and the check fails
+            write_raw(end.raw, number, (25,))
+            wait_until(lambda: end.stages() == {Stage.SENT: number - 941499}, seconds=PATIENCE_S)  # noqa: B023
+            due = sum(number >= one for one in tried)
+            wait_until(lambda: len(end.told(Happening.CHECKED)) == due, seconds=PATIENCE_S)  # noqa: B023
+    finally:
+        stop.set()
+        pushing.join(PATIENCE_S)
+    told = end.told(Happening.CHECKED)
+    assert [int(text.split()[1]) for text in told] == tried

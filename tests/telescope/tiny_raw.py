@@ -25,6 +25,7 @@ def raw_bytes(
     ccd_cards: Mapping[str, object] | None = None,
     seed: int = 0,
     compressed: bool = True,
+    shape: tuple[int, int] = (32, 48),
 ) -> bytes:
     """A raw file; exposures follow each other by a minute a number."""
     primary = fits.PrimaryHDU()
@@ -38,17 +39,23 @@ def raw_bytes(
         "EXPTIME": 20.0,
     }
     primary.header.update(told | dict(cards or {}))
-    hdus = [primary, *(_ccd(ccd, number, seed, ccd_cards or {}, compressed) for ccd in ccds)]
+    form = compressed, shape
+    hdus = [primary, *(_ccd(ccd, number, seed, ccd_cards or {}, *form) for ccd in ccds)]
     content = io.BytesIO()
     fits.HDUList(hdus).writeto(content)
     return content.getvalue()
 
 
 def _ccd(
-    ccd: int, number: int, seed: int, cards: Mapping[str, object], compressed: bool
+    ccd: int,
+    number: int,
+    seed: int,
+    cards: Mapping[str, object],
+    compressed: bool,
+    shape: tuple[int, int],
 ) -> fits.ImageHDU | fits.CompImageHDU:
     rng = np.random.default_rng((number, ccd, seed))
-    pixels = rng.normal(1500.0, 20.0, (32, 48)).astype(np.uint16)
+    pixels = rng.normal(1500.0, 20.0, shape).astype(np.uint16)
     kind = fits.CompImageHDU if compressed else fits.ImageHDU
     hdu = kind(pixels, name=f"X{ccd}")
     hdu.header.update({"CCDNUM": ccd} | dict(cards))

@@ -210,15 +210,17 @@ def detrend(
     crosstalk: Sequence[Coupling] = (),
     ghosts: Ghosts | None = None,
     linearity: Mapping[str, NDArray[np.float32]] | None = None,
+    coding_error: float = 0.0,
+    weak_response: float = 0.0,
     out: Detrended | None = None,
 ) -> Detrended:
     """Calibrate the pixels of one CCD.
 
     ``image = linear(raw - overscan - crosstalk - bias) * gain / flat`` and
-    ``variance = (max(image * flat, 0) + read_noise^2 + gain^2 / 12) / flat^2``: shot noise
-    of what was counted, read noise, and that of rounding to whole ADU (Janesick 2001,
-    Scientific Charge-Coupled Devices, 2.2.8), absent where `raw` is not of integers. The
-    noise of the masters is not in it.
+    ``variance = (max(image * flat, 0) + read_noise^2 + gain^2 (1/12 + coding_error^2)) / flat^2``:
+    shot noise of what was counted, read noise, and that of rounding to whole ADU (Janesick
+    2001, Scientific Charge-Coupled Devices, 2.2.8), absent where `raw` is not of integers,
+    and of packing. The noise of the masters is not in it.
 
     Parameters
     ----------
@@ -241,6 +243,10 @@ def detrend(
     linearity : mapping, optional
         By the amplifiers' names: linear ADU of 0, 1, 2, ... ADU above the bias, float32
         (`linearity.linear_table`). An amplifier without one is taken to be linear.
+    coding_error : float
+        Noise that packing added, as a star sees it, ADU.
+    weak_response : float
+        Pixels of less response than this are BAD, too.
     out : Detrended, optional
         An earlier result whose planes may be written over; spares a third of the
         time in a worker that calibrates one CCD after another.
@@ -272,7 +278,7 @@ def detrend(
             f"{shape[0]}: gather them for this CCD"
         )
     levels = overscan_levels(pixels, layout)
-    rounding = ROUNDING_VARIANCE if raw.dtype.kind in "iu" else 0.0
+    rounding = (ROUNDING_VARIANCE if raw.dtype.kind in "iu" else 0.0) + coding_error**2
     # from left to right, as the pixels of a row lie in memory
     ordered = sorted(
         zip(layout.amplifiers, levels, strict=True), key=lambda pair: pair[0].trimmed.x0
@@ -288,6 +294,7 @@ def detrend(
         bias_plane,
         flat_plane,
         bad_plane,
+        np.float32(weak_response),
         result.image,
         result.mask,
         result.variance,

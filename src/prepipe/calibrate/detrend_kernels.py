@@ -206,15 +206,17 @@ def _judge(
     saturation: np.float32,
     flat: Row,
     bad: NDArray[np.uint8],
+    weak: np.float32,
     mask: NDArray[np.uint8],
 ) -> None:
-    """Mask bits of a row."""
+    """Mask bits of a row; what responds less than `weak` is bad."""
     infinite = np.float32(np.inf)
     nothing = np.uint8(0)
     for x in range(mask.size):
         lit = (flat[x] > _MINIMUM_FLAT) & (flat[x] < infinite)
         bits = bad[x] | (_SATURATED if np.float32(raw_row[x]) >= saturation else nothing)
         bits |= nothing if lit else _NO_FLAT
+        bits |= _BAD if flat[x] < weak else nothing
         mask[x] = bits | (nothing if abs(electrons[x]) < infinite else _BAD)
 
 
@@ -228,14 +230,16 @@ def detrend_rows(
     bias: NDArray[np.float32],
     flat: NDArray[np.float32],
     bad: NDArray[np.uint8],
+    weak: np.float32,
     image: NDArray[np.float32],
     mask: NDArray[np.uint8],
     variance: NDArray[np.float32],
 ) -> None:
     """Fill the planes as far as amplifiers reach; a plane of one row holds for all rows.
 
-    `excess` holds what 0, 1, 2, ... ADU count too much. All amplifiers of a row come in turn:
-    half rows alone lie so far apart that the processor would wait for each.
+    `excess` holds what 0, 1, 2, ... ADU count too much; less response than `weak` is bad. All
+    amplifiers of a row come in turn: half rows alone lie so far apart that the processor would
+    wait for each.
     """
     nx = image.shape[1]
     ghost, scratch = np.empty(nx, np.float32), np.empty(nx, np.float32)
@@ -267,7 +271,7 @@ def detrend_rows(
             _divide_by_flat(
                 counted, flat_row, read_variance, image[y, tx0:tx1], variance[y, tx0:tx1]
             )
-            _judge(counted, raw_row, saturation, flat_row, bad_row, mask[y, tx0:tx1])
+            _judge(counted, raw_row, saturation, flat_row, bad_row, weak, mask[y, tx0:tx1])
 
 
 @njit(cache=True)

@@ -94,6 +94,7 @@ def fit_stars(
     psf: Psf,
     sky_variance: float,
     snr: float = 5.0,
+    least_variance: float = 0.0,
 ) -> PsfPhotometry:
     """Fit the profiles of all sources to an image together.
 
@@ -111,6 +112,8 @@ def fit_stars(
         Variance of an empty pixel, e-^2.
     snr : float
         Threshold for companions.
+    least_variance : float
+        An empty pixel has at least this, e-^2, however smooth pixels seem.
 
     Returns
     -------
@@ -122,7 +125,7 @@ def fit_stars(
         If `image` is not two-dimensional or `mask` has another shape.
     """
     image, mask = check_frame(image, mask)
-    field = _Field(image, mask, sources, psf, sky_variance)
+    field = _Field(image, mask, sources, psf, sky_variance, least_variance)
     examples = _examples(sources, psf)
     field.subtract_all()
     for _ in range(_EXAMPLE_ROUNDS):
@@ -189,12 +192,19 @@ class _Field:
     """The stars of one CCD while they are being fitted."""
 
     def __init__(
-        self, image: Image, mask: NDArray[np.uint8], sources: Sources, psf: Psf, sky_variance: float
+        self,
+        image: Image,
+        mask: NDArray[np.uint8],
+        sources: Sources,
+        psf: Psf,
+        sky_variance: float,
+        least_variance: float,
     ) -> None:
         self.image, self.mask = image, mask
         self.left = np.empty_like(image)
         self.fwhm = psf.fwhm_px
-        self.sky_variance = max(float(sky_variance), 1e-6)
+        self.least_variance = max(float(least_variance), 1e-6)
+        self.sky_variance = max(float(sky_variance), self.least_variance)
         self.model = moffat_model(psf.map, psf.beta)
         self.sky = np.zeros([max(1, side // _SKY_BOX) for side in image.shape])
         self.x = self.y = self.x0 = self.y0 = self.flux = self.radius = np.empty(0)
@@ -272,7 +282,7 @@ class _Field:
         sample = sample[np.isfinite(sample)]
         if sample.size:
             sigma = _MAD_TO_SIGMA * float(np.median(np.abs(sample)))
-            self.sky_variance = min(self.sky_variance, max(sigma * sigma, 1e-6))
+            self.sky_variance = min(self.sky_variance, max(sigma * sigma, self.least_variance))
 
     def overlapping(self) -> NDArray[np.int64]:
         """Stars that have another one within two FWHM."""

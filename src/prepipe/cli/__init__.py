@@ -23,6 +23,7 @@ MODULES = (
     "fidelity",
     "run",
     "archive",
+    "restore",
     "receive",
     "link",
     "compute",

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from prepipe.cameras import Camera
     from prepipe.config import Site
     from prepipe.model import Night
-    from prepipe.telescope import ArchiveReport, Event
+    from prepipe.store import CcdRow
+    from prepipe.telescope import ArchiveReport, Event, PlannedOriginal
 
 __all__ = ["register"]
 
-TOLD = ("failed", "obstacle", "cleared", "waits")
+TOLD = ("failed", "obstacle", "cleared", "waits", "whole")
 
 
 def archive(
@@ -42,8 +43,10 @@ def archive(
 ) -> None:
     """Send the bit-exact originals of what went with a loss, by day, the newest first.
 
-    It works beside `prepipe push`, which goes first. What arrives lies in archive/ below the
-    landing directory. Ends cleanly on SIGTERM or Ctrl-C; started again, it goes on where it was.
+    Of what went by wavelet only what its packet lost is sent, unless pack.archive says "whole";
+    `prepipe restore` puts the two together. It works beside `prepipe push`, which goes first.
+    What arrives lies in archive/ below the landing directory. Ends cleanly on SIGTERM or Ctrl-C;
+    started again, it goes on where it was.
     """
     site, wanted = read_site(config), read_night(night)
     if dry_run:
@@ -57,13 +60,15 @@ def archive(
         done = {
             "archived": report.archived,
             "archived_bytes": report.archived_bytes,
+            "residuals": report.residuals,
             "waiting": report.waiting,
         }
         print_json({**done, "failed": failures.reasons})
     else:
-        megabytes = report.archived_bytes / 1e6
+        size = f"{report.archived_bytes / 1e6:.1f} MB"
+        residuals = f", {report.residuals} as residuals" if report.residuals else ""
         typer.echo(
-            f"originals: {report.archived} archived ({megabytes:.1f} MB), {report.waiting} waiting"
+            f"originals: {report.archived} archived ({size}{residuals}), {report.waiting} waiting"
         )
     if once:
         failures.finish()
@@ -120,36 +125,55 @@ def _show(display: Display, event: Event, *, once: bool) -> None:
     if event.key is not None:
         display.touch(event.key.exposure)
     # what failed is listed at the end of a run that has one, and so is what it does not wait for
-    told = ("obstacle", "cleared") if once else TOLD
+    told = ("obstacle", "cleared", "whole") if once else TOLD
     if event.what in told:
         display.say(f"{event.what.value}: {event.text}")
 
 
 def _plan(site: Site, night: Night | None, *, as_json: bool) -> None:
     """Say what would be sent."""
+    from prepipe.cameras import load_camera
     from prepipe.store import Journal
     from prepipe.telescope import plan_archive
 
+    camera = load_camera(site.camera)
     journal = Journal.existing(journal_of(site.telescope)) or Journal("sqlite://")
     try:
-        plan = plan_archive(journal, night)
+        plan = plan_archive(journal, camera, site.pack, night)
     finally:
         journal.close()
     failures = Failures()
     for failure in plan.failures:
         failures.add(failure.what, failure.reason)
     if as_json:
-        told = [{"exposure": row.key.exposure, "ccd": row.key.ccd} for row in plan.originals]
-        print_json({"originals": told, "failed": failures.reasons})
-    else:
-        exposures = [(row.exposure, row.ccd.number) for row in plan.originals]
-        rows = [
-            (place, exposure.number, exposure.night.ut_name, exposure.field, ccd)
-            for place, (exposure, ccd) in enumerate(exposures, start=1)
+        told = [
+            {
+                "exposure": original.row.key.exposure,
+                "ccd": original.row.key.ccd,
+                "as": _form(original),
+                "about_bytes": original.bytes,
+            }
+            for original in plan.originals
         ]
-        print_table((">order", ">exposure", "night", "field", ">CCD"), rows)
-        typer.echo(f"{len(rows)} originals would be sent")
+        print_json({"originals": told, "about_bytes": plan.bytes, "failed": failures.reasons})
+    else:
+        rows = [
+            (place, *_named(original.row), _form(original), f"{original.bytes / 1e6:.2f}")
+            for place, original in enumerate(plan.originals, start=1)
+        ]
+        columns = (">order", ">exposure", "night", "field", ">CCD", "as", ">about MB")
+        print_table(columns, rows)
+        typer.echo(f"{len(rows)} originals would be sent, about {plan.bytes / 1e6:.1f} MB")
     failures.finish()
+
+
+def _form(original: PlannedOriginal) -> str:
+    return "residual" if original.residual else "whole"
+
+
+def _named(row: CcdRow) -> tuple[object, ...]:
+    exposure = row.exposure
+    return exposure.number, exposure.night.ut_name, exposure.field, row.ccd.number
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,10 +84,14 @@ class Journals:
         night : Night, optional
             Only this one, if neither is given the newest; a file in quarantine may be of any.
         """
-        from prepipe.store.status import night_status
-
         if exposure is None and night is None:
             night = next(iter(self.nights()), None)
+        with _without_collector():
+            return self._status(exposure, night)
+
+    def _status(self, exposure: int | None, night: Night | None) -> NightStatus:
+        from prepipe.store.status import night_status
+
         # nothing long is told of a whole night
         whole = exposure is not None
         rows = {
@@ -108,8 +113,8 @@ class Journals:
         )
         if exposure is not None:
             return found
-        own = found.totals.get(Stage.QUARANTINED, 0)
-        return replace(found, night=night, quarantined_before=max(0, self.in_quarantine() - own))
+        own = sum(row.stage is Stage.QUARANTINED for end in rows.values() for row in end)
+        return replace(found, night=night, quarantined_elsewhere=max(0, self.in_quarantine() - own))
 
 
 @contextmanager
@@ -138,6 +143,16 @@ def open_journals(site: Site, *, read_only: bool = False) -> Iterator[Journals]:
     finally:
         for journal in journals.present.values():
             journal.close()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Spare a night's many objects, which all stay, a search for garbage among them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _is_about(path: str, exposure: int | None) -> bool:

@@ -18,7 +18,7 @@ from prepipe.errors import ConfigError, PrepipeError
 if TYPE_CHECKING:
     from prepipe.cameras import Camera
     from prepipe.codec.fits_bytes import HduSpan
-    from prepipe.config import Pack
+    from prepipe.config import Pack, Site
     from prepipe.model import Ccd, Exposure, Kind, Packet
 
 __all__ = ["register"]
@@ -81,7 +81,7 @@ def pack(
     from prepipe.codec.packet import write_packet
 
     wanted = None if ccds is None else number_list(ccds, "--ccds")
-    _use_commands(config)
+    _site_if_any(config)
     asked = {"preset": preset, "seeing_px": seeing_px, "ratio": ratio}
     asked |= {"qstep": qstep, "rms_sigma": rms_sigma}
     told = {name: value for name, value in asked.items() if value is not None}
@@ -124,10 +124,9 @@ def _pack_settings(codec: str, told: dict[str, Any]) -> Pack:
         raise ConfigError(f"{where}{fault['msg'].removeprefix('Value error, ')}") from error
 
 
-def _use_commands(config: Path) -> None:
-    """Let codec `external` find its commands, if there are settings."""
-    if config.exists() or config != DEFAULT_CONFIG:
-        read_site(config)
+def _site_if_any(config: Path) -> Site | None:
+    """The settings, if there are any; codec `external` finds its commands by them."""
+    return read_site(config) if config.exists() or config != DEFAULT_CONFIG else None
 
 
 def _codec(settings: Pack, kind: Kind, *, told: bool) -> tuple[str, dict[str, object]]:
@@ -225,18 +224,28 @@ def unpack(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Directory for the FITS files.")],
+    base: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--base", help="Where the packets are that residuals need, if not near these."
+        ),
+    ] = None,
     config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
-    """Write the FITS file of each packet, with the original header cards."""
+    """Write the FITS file of each packet, with the original header cards.
+
+    Residuals are put together with the packets that were sent before them.
+    """
     writable(out, "--out")
-    _use_commands(config)
+    site = _site_if_any(config)
+    places = [*(base or ()), *([site.cluster.landing] if site else [])]
     failures = Failures()
     told: list[dict[str, Any]] = []
     with progress("unpacked", len(packets)) as advance:
         for path in packets:
             try:
-                told += _unpacked(path, out)
+                told += _unpacked(path, out, places)
             except PrepipeError as error:
                 failures.add(path, error)
             advance(str(path))
@@ -247,11 +256,12 @@ def unpack(
     failures.finish()
 
 
-def _unpacked(path: Path, out: Path) -> list[dict[str, Any]]:
+def _unpacked(path: Path, out: Path, places: list[Path]) -> list[dict[str, Any]]:
     """Unpack a file; what was written, and what is known of it."""
+    from prepipe.cluster.originals import original_of
     from prepipe.codec.legacy import unpack_legacy
     from prepipe.codec.packet import read_header
-    from prepipe.codec.unpack import unpack as unpack_packet
+    from prepipe.codec.unpack import unpack_opened
 
     if path.suffix == ".tar":
         known = dict.fromkeys(
@@ -261,7 +271,7 @@ def _unpacked(path: Path, out: Path) -> list[dict[str, Any]]:
             {"packet": path, **known, "codec": "legacy", "file": written}
             for written in unpack_legacy(path, out)
         ]
-    written = unpack_packet(path, out)
+    written = unpack_opened(original_of(path, places), out)
     packet = read_header(path)
     numbers = {"exposure": packet.exposure.number, "ccd": packet.ccd.number}
     return [{"packet": path, **numbers, "file": written, **_fidelity(packet)}]

@@ -25,7 +25,9 @@ __all__ = ["register"]
 
 Once = Annotated[bool, typer.Option("--once", help="Do what is there, then end.")]
 
-TOLD_AT_ONCE = ("taken over", "checked", "failed", "readmitted", "obstacle", "cleared")
+TOLD_AT_ONCE = (
+    *("taken over", "checked", "packing", "failed", "readmitted", "obstacle", "cleared"),
+)
 TOLD_AT_THE_END = ("quarantined", "rejected", "trouble")
 """Kinds of event that a run with an end lists there; another tells them at once, too."""
 

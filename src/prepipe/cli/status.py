@@ -198,6 +198,7 @@ def status_json(found: NightStatus, *, ccds: bool) -> dict[str, Any]:
         "traffic": [vars(night) | {"night": str(night.night)} for night in found.traffic],
         "fidelity": [vars(night) | {"night": str(night.night)} for night in found.checks],
         "originals": found.originals,
+        "presets": found.presets,
     }
 
 
@@ -239,6 +240,7 @@ def _ccd_json(ccd: CcdStatus) -> dict[str, Any]:
         "seconds": ccd.seconds,
         "product": ccd.product,
         "archived": ccd.archived,
+        "preset": ccd.preset,
     }
 
 
@@ -385,8 +387,11 @@ def _summary(found: NightStatus) -> str:
         )
     if found.originals.expected:
         line += f"; originals archived: {_archived(found.originals)}"
-    if found.quarantined_before:
-        line += f"; {found.quarantined_before} CCDs of other nights in quarantine (--all)"
+    if found.presets:
+        line += f"; packed by {next(iter(found.presets))}"
+        line += f" now, so far {_counts(found.presets)}" if len(found.presets) > 1 else ""
+    if found.quarantined_elsewhere:
+        line += f"; {found.quarantined_elsewhere} CCDs of other nights in quarantine (--all)"
     return "\n".join([line, *map(_traffic, found.traffic), *map(_checked, found.checks)])
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from prepipe.cluster.events import Event, What
+from prepipe.codec.base import RESIDUAL
 from prepipe.codec.packet import verify
 from prepipe.errors import DuplicateError, PacketError, PrepipeError, StorageError
 from prepipe.files import (
@@ -31,7 +32,7 @@ from prepipe.files import (
     sweep_partials,
     sync_directory,
 )
-from prepipe.link.base import DONE, REJECTED
+from prepipe.link.base import ARCHIVE, DONE, REJECTED
 from prepipe.model import Night, Packet, Stage
 from prepipe.names import parse_name
 from prepipe.store import CcdKey, CcdRow, Journal
@@ -243,6 +244,11 @@ def _read(path: Path) -> Packet:
     """A verified packet that can also be filed; whatever it holds, it raises nothing unforeseen."""
     try:
         packet = verify(path)
+        if packet.codec == RESIDUAL:
+            raise PacketError(
+                f"{path}: is a residual, which belongs into {ARCHIVE}/; `prepipe restore` makes "
+                "the original of it"
+            )
         _ = packet.exposure.night.ut_name, packet.exposure.start.timestamp()
     except PrepipeError:
         raise

@@ -11,7 +11,20 @@ from numpy.typing import DTypeLike, NDArray
 from prepipe.errors import ConfigError
 from prepipe.model import Packet
 
-__all__ = ["Allocate", "Codec", "Encoded", "Pixels", "Unit", "codec_names", "get_codec", "register"]
+__all__ = [
+    "RESIDUAL",
+    "Allocate",
+    "Codec",
+    "Encoded",
+    "Pixels",
+    "Unit",
+    "codec_names",
+    "get_codec",
+    "register",
+]
+
+RESIDUAL = "residual"
+"""What a packet names as its codec that holds what another one lost; see `residual`."""
 
 Pixels = NDArray[Any]
 """Two-dimensional, ``[row, column]``, native byte order: integers or floats in ADU."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from math import ceil
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -24,6 +23,7 @@ from prepipe.codec.codestream import is_frame
 from prepipe.codec.pixels import as_samples, from_samples, require_image, sky_noise
 from prepipe.codec.saturated import HIGHEST, SaturatedReader, saturated_pixels
 from prepipe.codec.target import one_target
+from prepipe.codec.zstd_streams import inflate
 from prepipe.errors import PacketError
 from prepipe.model import Box, Packet
 
@@ -40,6 +40,7 @@ _SMALLEST_STEP_ADU = 0.7
 
 _SMALLEST_MARGIN, _LARGEST_MARGIN = 256, 8192
 _MARGIN_STEPS = 16
+_WHAT = "the HTJ2K payload"
 _TAIL = struct.Struct("<16siII")
 _LOWEST_SIGNED = -32768
 _LIMIT = 1 << 30
@@ -120,8 +121,8 @@ def _decode(payload: bytes, shape: tuple[int, int]) -> NDArray[np.uint16]:
         raise _damaged()
     if not is_frame(stream, shape, signed=True):
         raise _damaged()
-    places = _inflate(payload[end : end + lengths[0]], 10 * shape[0] * shape[1] + 5)
-    values = _inflate(payload[end + lengths[0] : -_TAIL.size], 2 * shape[0] * shape[1])
+    places = inflate(payload[end : end + lengths[0]], 10 * shape[0] * shape[1] + 5, _WHAT)
+    values = inflate(payload[end + lengths[0] : -_TAIL.size], 2 * shape[0] * shape[1], _WHAT)
     if values.size % 2:
         raise _damaged()
     try:
@@ -134,16 +135,6 @@ def _decode(payload: bytes, shape: tuple[int, int]) -> NDArray[np.uint16]:
     if not reader.restore(restored, Box(0, shape[1], 0, shape[0])) or not reader.finished:
         raise _damaged()
     return restored
-
-
-def _inflate(packed: bytes, most: int) -> NDArray[Any]:
-    try:
-        if not 0 <= zstandard.frame_content_size(packed) <= most:
-            raise _damaged()
-        plain = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise _damaged() from error
-    return np.frombuffer(plain, np.uint8)
 
 
 def _damaged() -> PacketError:

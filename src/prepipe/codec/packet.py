@@ -5,6 +5,7 @@ docs/packet.md tells the format byte for byte. Every byte is under a checksum.
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import xxhash
 import zstandard
 from astropy.io.fits import Header
 
-from prepipe.codec.base import Pixels, get_codec
+from prepipe.codec.base import RESIDUAL, Pixels, get_codec
 from prepipe.codec.cards import BLOCK, header_from_cards, split_cards
 from prepipe.codec.fits_bytes import MAX_HEADER_BYTES, HduSpan
 from prepipe.codec.head import PacketHead
@@ -33,7 +34,10 @@ __all__ = [
     "build_packet",
     "decode",
     "open_packet",
+    "opened",
+    "read_hdu",
     "read_header",
+    "repack",
     "verify",
     "write_packet",
 ]
@@ -119,6 +123,11 @@ class OpenPacket:
             If the codec is unknown, or does not give back what was packed.
         """
         packet = self.packet
+        if packet.codec == RESIDUAL:
+            raise PacketError(
+                f"{packet.file_name}: is a residual, which has no pixels without the packet it was "
+                "made for; `prepipe restore` puts the two together"
+            )
         try:
             codec = get_codec(packet.codec)
         except ConfigError as error:
@@ -168,6 +177,12 @@ def build_packet(
     return PackedCcd(head.packet(len(payload)), b"".join([start, checksum, text, cards, payload]))
 
 
+def repack(opened: OpenPacket) -> PackedCcd:
+    """A packet as it was before it was opened."""
+    headers = opened.primary_header, opened.image_header
+    return build_packet(opened.packet, opened.hdu, *headers, opened.payload)
+
+
 def write_packet(directory: Path, packed: PackedCcd) -> Path:
     """Write a packet under its own name; it appears whole or not at all.
 
@@ -198,6 +213,12 @@ def read_header(path: Path) -> Packet:
     with storage_errors(path), path.open("rb") as stream:
         head, _, payload_bytes = _read_start(stream, path)
         return head.packet(payload_bytes)
+
+
+def read_hdu(path: Path) -> int:
+    """Number of the HDU, in its raw file, that a packet was made of; raises as `read_header`."""
+    with storage_errors(path), path.open("rb") as stream:
+        return _read_start(stream, path)[0].hdu
 
 
 def verify(path: Path, *, check_name: bool = True) -> Packet:
@@ -241,8 +262,17 @@ def open_packet(path: Path) -> OpenPacket:
         If the file vanished or may not be read.
     """
     with storage_errors(path), path.open("rb") as stream:
-        head, cards, payload_bytes = _read_start(stream, path)
-        payload = stream.read()
+        return _opened(stream, path)
+
+
+def opened(packed: PackedCcd) -> OpenPacket:
+    """The same of a packet in memory."""
+    return _opened(io.BytesIO(packed.content), Path(packed.packet.file_name))
+
+
+def _opened(stream: IO[bytes], path: Path) -> OpenPacket:
+    head, cards, payload_bytes = _read_start(stream, path)
+    payload = stream.read()
     _compare_payload(xxhash.xxh3_128_hexdigest(payload), head, path)
     primary, image = _split_headers(head, cards, path)
     return OpenPacket(head.packet(payload_bytes), head.hdu, primary, image, payload)

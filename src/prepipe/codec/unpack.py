@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prepipe.codec.base import Pixels
 from prepipe.codec.cards import join_cards, keyword_of, make_card
 from prepipe.codec.checksums import with_new_sums
 from prepipe.codec.fits_bytes import HduSpan
@@ -15,7 +14,7 @@ from prepipe.files import atomic_write
 from prepipe.model import Packet
 from prepipe.names import safe_name
 
-__all__ = ["unpack"]
+__all__ = ["image_hdu", "primary_hdu", "unpack", "unpack_opened"]
 
 _LOSS_CARDS = {
     "PPRATIO": ("ratio", "bytes of the pixels over bytes sent"),
@@ -62,30 +61,40 @@ def unpack(packet_path: Path, out_dir: Path, *, verbatim: bool = False) -> Path:
     StorageError
         If the disk is full, or a directory cannot be read or written.
     """
-    opened = open_packet(packet_path)
-    pixels = opened.pixels()
-    header, data, compressed = _image_hdu(opened, pixels)
+    return unpack_opened(open_packet(packet_path), out_dir, verbatim=verbatim)
+
+
+def unpack_opened(opened: OpenPacket, out_dir: Path, *, verbatim: bool = False) -> Path:
+    """The same of a packet that is open; raises as `unpack`."""
+    header, data, compressed = image_hdu(opened)
     if compressed and not verbatim:
         header = funpack_header(header)
     name = opened.packet.file_name.removesuffix(".packet") + (".fits.fz" if compressed else ".fits")
     path = out_dir / safe_name(name)
     with atomic_write(path) as stream:
-        stream.write(_primary_hdu(opened, compressed))
+        stream.write(primary_hdu(opened, compressed))
         stream.write(header)
         stream.write(data)
     return path
 
 
-def _primary_hdu(opened: OpenPacket, compressed: bool) -> bytes:
+def primary_hdu(opened: OpenPacket, compressed: bool) -> bytes:
     """What comes before the image; nothing if the image is itself the primary HDU."""
     if opened.primary_header:
         return without_data(opened.primary_header)
     return join_cards(_PRIMARY_ONLY) if compressed else b""
 
 
-def _image_hdu(opened: OpenPacket, pixels: Pixels) -> tuple[bytes, bytes, bool]:
-    """Header unit and data unit of the image, and whether it is tile-compressed."""
+def image_hdu(opened: OpenPacket) -> tuple[bytes, bytes, bool]:
+    """Header unit and data unit of the image, and whether it is tile-compressed.
+
+    Raises
+    ------
+    PacketError
+        If the pixels are not those that were packed.
+    """
     packet = opened.packet
+    pixels = opened.pixels()
     span = HduSpan(opened.hdu, 0, opened.image_header, 0)
     if packet.codec == "none":
         return opened.image_header, opened.payload, span.compressed

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from prepipe.codec.base import Encoded, Pixels, Unit
 from prepipe.codec.pixels import as_samples, from_samples, require_image
 from prepipe.codec.saturated import HIGHEST, SaturatedReader, saturated_pixels
-from prepipe.codec.wavelet_frame import load_tile, store_tile
+from prepipe.codec.wavelet_frame import least_steps, load_tile, store_tile
 from prepipe.codec.wavelet_loss import PRESETS, BandStep, Preset, band_steps
 from prepipe.codec.wavelet_payload import BandHead, Payload, Streams
 from prepipe.codec.wavelet_symbols import (
     FILL_SIGMA,
+    WHOLE,
     BandReader,
     BandWriter,
     Coding,
@@ -46,6 +47,8 @@ _RATIO_TRIES = 8
 _RATIO_TOLERANCE = 0.02
 _SAMPLE_PIXELS = 1 << 20
 _SEED = 0x5EED
+_BRIGHT, _LEAST_BRIGHT = 30.0, 5.0
+"""The brightest pixel of a star of 40 sigma, times its width; noise itself reaches less, sigma."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,20 @@ class WaveletCodec:
             raise PacketError(f"{packet.file_name}: {error}") from error
         return from_samples(samples, packet.dtype)
 
+    def decode_unfilled(self, payload: bytes, packet: Packet) -> Pixels:
+        """Decompress without noise in the place of what was rounded away, whatever was asked.
+
+        Raises
+        ------
+        PacketError
+            As `decode`.
+        """
+        try:
+            samples = _decode(payload, packet.shape, filled=False)
+        except PacketError as error:
+            raise PacketError(f"{packet.file_name}: {error}") from error
+        return from_samples(samples, packet.dtype)
+
 
 def compile_kernels() -> None:
     """Run every kernel once on a small frame, lest the first exposure wait for them."""
@@ -163,6 +180,7 @@ def _encode(samples: NDArray[np.uint16], tiles: Sequence[Tile], asked: WaveletSe
         for coding, shapes in zip(codings, zip(*sizes, strict=True), strict=True)
     ]
     widths = [np.float32(step.width) for step in steps]
+    bright = np.float32(max(_LEAST_BRIGHT, _BRIGHT / asked.preset.seeing_px))
     saturated = []
     arena = _arena_for(tiles)
     for tile in tiles:
@@ -171,8 +189,10 @@ def _encode(samples: NDArray[np.uint16], tiles: Sequence[Tile], asked: WaveletSe
         count = load_tile(samples, tile.box, tile.offset, tile.saturation, plane)
         saturated.append(saturated_pixels(samples, tile.box, tile.saturation, count))
         noise = np.float32(tile.noise)
-        for writer, band, width in zip(writers, _TREE.analyse(plane, arena), widths, strict=True):
-            writer.add(band, width * noise)
+        least = least_steps(plane, bright * noise)
+        bands = _TREE.analyse(plane, arena)
+        for writer, band, step, width in zip(writers, bands, steps, widths, strict=True):
+            writer.add(band, width * noise, least if step.sees_stars else WHOLE)
     heads = [
         BandHead(coding, float(width), _one(writer, width), _fill(coding, step, asked.fill))
         for coding, width, writer, step in zip(codings, widths, writers, steps, strict=True)
@@ -240,8 +260,10 @@ def _sample_of(samples: NDArray[np.uint16], tiles: Sequence[Tile]) -> Sequence[T
     return part
 
 
-def _decode(content: bytes, shape: tuple[int, int]) -> NDArray[np.uint16]:
+def _decode(content: bytes, shape: tuple[int, int], *, filled: bool = True) -> NDArray[np.uint16]:
     payload = Payload.from_bytes(content, shape)
+    if not filled:
+        payload = replace(payload, bands=[replace(band, fill=0.0) for band in payload.bands])
     samples = np.empty(shape, np.uint16)
     readers = [
         BandReader(head.coding, *streams)

@@ -15,9 +15,10 @@ from prepipe.codec.saturated import Samples
 from prepipe.codec.wavelet_transform import Plane
 from prepipe.model import Box
 
-__all__ = ["load_tile", "store_tile"]
+__all__ = ["least_steps", "load_tile", "store_tile"]
 
-_HALF = np.float32(0.5)
+_HALF, _ONE = np.float32(0.5), np.float32(1)
+_BLOCK = 4
 
 
 def load_tile(samples: Samples, box: Box, offset: int, saturation: int, plane: Plane) -> int:
@@ -40,6 +41,27 @@ def load_tile(samples: Samples, box: Box, offset: int, saturation: int, plane: P
 def store_tile(plane: Plane, samples: Samples, box: Box, offset: int, saturation: int) -> None:
     """Round the numbers of a tile to pixels, none of them saturated."""
     _store(plane, samples, box.y0, box.x0, np.float32(offset), np.float32(saturation))
+
+
+def least_steps(plane: Plane, level: np.float32) -> Plane:
+    """Below how many steps bands that are mostly zero become zero, block by block of pixels.
+
+    One; in and beside blocks with pixels above `level` half a one, which is plain rounding, lest
+    small coefficients be missing of a bright star's light.
+
+    Parameters
+    ----------
+    plane : ndarray of float32
+        Of a tile, as `load_tile` filled it.
+    level : float32
+        ADU above the tile's median.
+    """
+    rows, columns = plane.shape
+    # a block more on every side, so that what lies beside the frame need not be asked for
+    bright = np.zeros((-(-rows // _BLOCK) + 2, -(-columns // _BLOCK) + 2), np.bool_)
+    _find_bright(plane, level, bright)
+    tall = bright[:-2] | bright[1:-1] | bright[2:]
+    return np.where(tall[:, :-2] | tall[:, 1:-1] | tall[:, 2:], _HALF, _ONE)
 
 
 @njit(cache=True, nogil=True)
@@ -89,3 +111,12 @@ def _store(plane: Any, samples: Any, y0: int, x0: int, offset: Any, saturation: 
             # so written, a number that is none becomes zero
             whole = np.int32(value) if np.float32(0) < value < saturation else np.int32(0)
             target[x] = highest if value >= saturation else whole
+
+
+@njit(cache=True, nogil=True)
+def _find_bright(plane: Any, level: Any, bright: Any) -> None:
+    for y in range(plane.shape[0]):
+        row, here = plane[y], bright[y // _BLOCK + 1]
+        for x in range(row.size):
+            if row[x] > level:
+                here[x // _BLOCK + 1] = True

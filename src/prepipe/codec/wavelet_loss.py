@@ -32,6 +32,7 @@ _SIDE = 256
 _BISECTIONS = 40
 _BIAS_WEIGHT = 1.0
 """What a lost part of a faint star's flux costs beside scatter: holds it below 2 %."""
+_SOME_STAR = 0.003
 _BETA = 3.0
 _SUBPIXELS = 5
 
@@ -54,8 +55,8 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "precise": Preset(2.6, 0.115),
-    "fast": Preset(3.0, 0.19),
+    "precise": Preset(2.6, 0.125),
+    "fast": Preset(3.1, 0.18),
     "faint-link": Preset(3.3, 0.235),
 }
 
@@ -134,10 +135,13 @@ class BandStep(NamedTuple):
         Noise of the band's coefficients.
     step : float
         Width of what becomes zero, in units of `sigma`.
+    star : float
+        Its weight in a star's flux, of 1 if stars were as rich in it as noise is.
     """
 
     sigma: float
     step: float
+    star: float
 
     @property
     def quantiser(self) -> Quantiser:
@@ -148,6 +152,11 @@ class BandStep(NamedTuple):
     def width(self) -> float:
         """Of a step, for noise of sigma 1 in the pixels."""
         return self.sigma * self.quantiser.width
+
+    @property
+    def sees_stars(self) -> bool:
+        """Whether a bright star would miss what is rounded to zero."""
+        return self.star > _SOME_STAR
 
 
 def band_steps(tree: Tree, seeing_px: float, scatter: float) -> list[BandStep]:
@@ -176,8 +185,8 @@ def band_steps(tree: Tree, seeing_px: float, scatter: float) -> list[BandStep]:
         lost = float(weights @ errors[chosen])
         low, high = ((low + high) / 2, high) if lost > scatter**2 else (low, (low + high) / 2)
     return [
-        BandStep(float(sigma), float(_STEPS[step]))
-        for sigma, step in zip(noise, chosen, strict=True)
+        BandStep(float(sigma), float(_STEPS[step]), float(weight / share))
+        for sigma, step, weight, share in zip(noise, chosen, weights, shares, strict=True)
     ]
 
 

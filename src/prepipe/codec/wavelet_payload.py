@@ -17,6 +17,7 @@ from prepipe.codec.saturated import HIGHEST
 from prepipe.codec.wavelet_symbols import NUMBER_BYTES, Coding
 from prepipe.codec.wavelet_tiles import MAX_TILE_PIXELS, MAX_TILES, Tile
 from prepipe.codec.wavelet_tree import MAX_LEVELS, Tree
+from prepipe.codec.zstd_streams import inflate
 from prepipe.errors import PacketError
 from prepipe.model import Box
 
@@ -25,6 +26,7 @@ __all__ = ["BandHead", "Payload", "Streams"]
 MAGIC = b"PPWV"
 VERSION = 1
 
+_WHAT = "the wavelet payload"
 _PREFIX = struct.Struct("<4sBBHH")
 _TILE = struct.Struct("<IIIIHHf")
 _BAND = struct.Struct("<BfffII")
@@ -165,7 +167,7 @@ class _Reader:
 
     def stream(self, count: int, most: int) -> Bytes:
         """The next stream, of at most so many bytes."""
-        return _inflate(self.bytes(count), most)
+        return inflate(self.bytes(count), most, _WHAT)
 
     @property
     def finished(self) -> bool:
@@ -179,22 +181,9 @@ def _deflate(stream: Bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=_PARAMETERS).compress(stream.data)
 
 
-def _inflate(packed: bytes, most: int) -> Bytes:
-    if not packed:
-        return np.empty(0, np.uint8)
-    try:
-        # the decompressor believes the size that is stated, so it is looked at first
-        size = zstandard.frame_content_size(packed)
-        _require(0 < size <= most)
-        plain = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise PacketError(f"the wavelet payload is damaged ({error}); send it again") from error
-    return np.frombuffer(plain, np.uint8)
-
-
 def _require(sound: bool) -> None:
     if not sound:
-        raise PacketError("the wavelet payload is damaged; send it again")
+        raise PacketError(f"{_WHAT} is damaged; send it again")
 
 
 def _tile(

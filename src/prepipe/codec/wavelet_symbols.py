@@ -21,6 +21,7 @@ from prepipe.codec.wavelet_transform import Plane
 __all__ = [
     "FILL_SIGMA",
     "NUMBER_BYTES",
+    "WHOLE",
     "BandReader",
     "BandWriter",
     "Coding",
@@ -50,6 +51,9 @@ _HALF, _ONE = np.float32(0.5), np.float32(1)
 _CODES, _NUMBERS, _RUN = 0, 1, 2
 """What a state holds: places in the two streams, and zeros since, or until, a value."""
 _NO_RUN = -1
+
+WHOLE: Plane = np.ones((1, 1), np.float32)
+"""A whole step everywhere."""
 
 _SEED_STEP = 0x9E3779B9
 _MIX_1, _MIX_2 = 0x85EBCA6B, 0xC2B2AE35
@@ -83,15 +87,21 @@ class BandWriter:
         self._state = np.zeros(3, np.int64)
         self._ones = np.zeros(2, np.float64)
 
-    def add(self, band: Plane, step: np.float32) -> None:
-        """Quantise one piece, shape (rows, columns), to the nearest multiples of `step`.
+    def add(self, band: Plane, step: np.float32, least: Plane = WHOLE) -> None:
+        """Quantise one piece to the nearest multiples of `step`.
 
-        With runs, whatever is less than a whole step becomes zero.
+        Parameters
+        ----------
+        band : ndarray of float32, shape (rows, columns)
+        step : float32
+        least : ndarray of float32
+            Map of the piece, of any resolution: what is less than so many steps, half a one or
+            more, becomes zero (runs only).
         """
         inverse = np.float32(1) / step
         streams = self._codes, self._numbers, self._state
         if self._coding == Coding.RUNS:
-            _write_runs(band.reshape(-1), inverse, *streams, self._ones)
+            _write_runs(band, inverse, least, *streams, self._ones)
         elif self._coding == Coding.PAIRS:
             _write_pairs(band.reshape(-1), inverse, *streams)
         elif self._coding == Coding.BYTES:
@@ -101,7 +111,7 @@ class BandWriter:
 
     @property
     def centroid(self) -> float:
-        """Mean size, in steps, of what was quantised to one step; of runs only, else 1."""
+        """Mean size, in steps, of what was a step and quantised to one; of runs only, else 1."""
         total, count = self._ones
         return float(total / count) if count else 1.0
 
@@ -170,29 +180,37 @@ def _quantise(value: Any, inverse: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _write_runs(band: Any, inverse: Any, codes: Any, numbers: Any, state: Any, ones: Any) -> None:
+def _write_runs(
+    band: Any, inverse: Any, least: Any, codes: Any, numbers: Any, state: Any, ones: Any
+) -> None:
     """Lengths of runs of zeros, 255 meaning that many and more; the values behind them."""
     code, place, run = state[_CODES], state[_NUMBERS], state[_RUN]
+    rows, columns = band.shape
+    places = np.arange(columns) * least.shape[1] // max(1, columns)
     start = -run
     total, count = ones[0], ones[1]
-    for index in range(band.size):
-        size = abs(band[index]) * inverse
-        if size < _ONE:
-            continue
-        run = index - start
-        start = index + 1
-        while run >= _ESCAPE:
-            codes[code] = _ESCAPE
+    for y in range(rows):
+        row, least_here = band[y], least[y * least.shape[0] // rows]
+        for x in range(columns):
+            size = abs(row[x]) * inverse
+            if size < least_here[places[x]]:
+                continue
+            run = y * columns + x - start
+            start = y * columns + x + 1
+            while run >= _ESCAPE:
+                codes[code] = _ESCAPE
+                code += 1
+                run -= _ESCAPE
+            codes[code] = run
             code += 1
-            run -= _ESCAPE
-        codes[code] = run
-        code += 1
-        value = _quantise(band[index], inverse)
-        if abs(value) == 1:
-            total += size
-            count += 1
-        # no value is zero, so that the positive ones can count from zero
-        place = write_number(value - 1 if value > 0 else value, numbers, place)
+            value = _quantise(row[x], inverse)
+            # the smaller ones, told near stars alone, shall be told as large as these: that makes
+            # up for what is zero there
+            if abs(value) == 1 and size >= _ONE:
+                total += size
+                count += 1
+            # no value is zero, so that the positive ones can count from zero
+            place = write_number(value - 1 if value > 0 else value, numbers, place)
     state[_CODES], state[_NUMBERS], state[_RUN] = code, place, band.size - start
     ones[0], ones[1] = total, count
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -77,6 +77,11 @@ class External(Section):
         return self
 
 
+Preset = Literal["precise", "fast", "faint-link"]
+_PRESETS = get_args(Preset)
+"""The mildest first."""
+
+
 class Pack(Section):
     """How a CCD's pixels become a packet."""
 
@@ -87,8 +92,8 @@ class Pack(Section):
     calibrations: Literal["none", "rice"] = Field(
         "none", description="codec of zeros and dome flats, which nothing may blur"
     )
-    preset: Literal["precise", "fast", "faint-link"] = Field(
-        "fast", description="wavelet: precise (about 10:1), fast (18:1) or faint-link (27:1)"
+    preset: Preset = Field(
+        "fast", description="wavelet: precise (about 10:1), fast (17:1) or faint-link (26:1)"
     )
     seeing_px: float | None = Field(
         None,
@@ -127,6 +132,30 @@ class Pack(Section):
         examples=[0.75],
         description="htj2k: or this quantiser step, in units of the frame's noise",
     )
+    rate_mbit_s: float | None = Field(
+        None,
+        gt=0,
+        examples=[50.0],
+        description="wavelet, jpeg2000: or aim at this much of the line for an exposure every "
+        "cadence_s, Mbit/s",
+    )
+    cadence_s: float = Field(
+        60.0, gt=0, description="rate_mbit_s: seconds from one exposure to the next"
+    )
+    strongest: Preset | None = Field(
+        None,
+        examples=["faint-link"],
+        description="wavelet: new exposures are packed by presets up to this one while too much "
+        "waits for the line; unset: by preset, whatever waits",
+    )
+    backlog_s: float = Field(
+        120.0, gt=0, description="strongest: too much is what takes the line longer than this"
+    )
+    archive: Literal["residual", "whole"] = Field(
+        "residual",
+        description="what `prepipe archive` sends of a CCD packed by wavelet: residual (what its "
+        "packet lost; the two together give the original back) or whole",
+    )
     workers: int = Field(2, ge=1, description="CCDs packed at the same time")
     check_every: int = Field(
         50,
@@ -141,6 +170,20 @@ class Pack(Section):
         told = [name for name in _TARGETS if getattr(self, name) is not None]
         if len(told) > 1:
             raise ValueError(f"set {' or '.join(told)}, not both")
+        if self.rate_mbit_s is not None and self.codec not in _AIM_AT_RATIO:
+            raise ValueError(f"rate_mbit_s is for codec {' or '.join(_AIM_AT_RATIO)}")
+        return self
+
+    @model_validator(mode="after")
+    def _strongest_is_stronger(self) -> Pack:
+        if self.strongest is None:
+            return self
+        if self.codec != "wavelet":
+            raise ValueError("strongest is for codec wavelet, which has presets")
+        if _PRESETS.index(self.strongest) < _PRESETS.index(self.preset):
+            raise ValueError(f"strongest = {self.strongest!r} is milder than the preset")
+        if self.ratio is not None or self.rate_mbit_s is not None:
+            raise ValueError("set strongest, or a ratio or rate to aim at, not both")
         return self
 
     @property
@@ -156,7 +199,8 @@ class Pack(Section):
         return told
 
 
-_TARGETS = ("ratio", "qstep", "rms_sigma", "step_sigma")
+_TARGETS = ("ratio", "rate_mbit_s", "qstep", "rms_sigma", "step_sigma")
+_AIM_AT_RATIO = ("wavelet", "jpeg2000")
 
 PACK_SETTINGS = {
     "wavelet": ("preset", "seeing_px", "ratio", "fill"),

@@ -23,7 +23,7 @@ from prepipe.engines.sky import Astrometry, Photometry, Results
 from prepipe.engines.steps import Masters
 from prepipe.engines.wcs import wcs_cards
 from prepipe.errors import HeaderError
-from prepipe.model import Reduction
+from prepipe.model import Packet, Reduction
 
 __all__ = ["write_products"]
 
@@ -149,10 +149,28 @@ def _provenance_cards(raw: RawCcd, results: Results, reference: str) -> list[Car
         cards.append(("XTALKNUM", known.ghost_ccds, "other CCDs whose crosstalk was subtracted"))
     if raw.packet is not None:
         cards.append(("PPCODEC", raw.packet.codec, "codec that brought the pixels"))
-        lost = raw.packet.parameters.get("rms_error_sigma")
-        if isinstance(lost, int | float):
-            cards.append(("PPRMSSIG", float(lost), "rms error of packing / noise"))
+        cards += _packing_cards(raw.packet)
+        if (noise := raw.packing_noise) is not None:
+            cards.append(("PPNOISE", noise.original_adu, "[adu] rms of the sky before packing"))
+            cards.append(("PPADDED", noise.added, "noise added as a star sees it / noise"))
     return cards
+
+
+def _packing_cards(packet: Packet) -> list[Card]:
+    """What a packet tells of its codec; each card only where it tells it."""
+    asked = packet.parameters.get("asked")
+    told = {**(asked if isinstance(asked, dict) else {}), **packet.parameters}
+    known: list[tuple[str, str, type, str]] = [
+        ("PPPRESET", "preset", str, "of the codec"),
+        ("PPFILL", "fill", bool, "noise filled in where it was rounded away"),
+        ("PPRATIO", "ratio", float, "bytes of the pixels / bytes sent"),
+        ("PPRMSSIG", "rms_error_sigma", float, "rms error of packing / noise"),
+    ]
+    return [
+        (key, told[name], note)
+        for key, name, kind, note in known
+        if isinstance(told.get(name), kind)
+    ]
 
 
 def _nights_cards(masters: Masters) -> list[Card]:

@@ -17,6 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from prepipe.calibrate.flags import Mask
+from prepipe.calibrate.packing_noise import PackingNoise
 from prepipe.cameras import Camera
 from prepipe.codec.base import Unit
 from prepipe.codec.cards import header_from_cards, split_cards
@@ -70,6 +71,11 @@ class RawCcd:
     sum_fits: bool | None = None
     cards: tuple[Cards, Cards] | None = None
     packet: Packet | None = None
+
+    @cached_property
+    def packing_noise(self) -> PackingNoise | None:
+        """What packing did to the noise; None if nothing was lost, or no packet tells."""
+        return None if self.packet is None else PackingNoise.told_by(self.packet.parameters)
 
     @cached_property
     def header(self) -> Header:

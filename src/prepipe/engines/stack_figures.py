@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from astropy.io.fits import Header
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
 
 from prepipe import __version__
 from prepipe.calibrate.tpv import Tpv
@@ -142,12 +147,15 @@ def _pointing_error(
     try:
         layout = camera.layout(raw.header, raw.pixels)
         nominal = Tpv.from_header(camera.wcs_header(raw.header, layout))
-        solved = Tpv.from_header(wcs)
     except HeaderError:
         return None
     rows, columns = layout.trimmed_shape
     middle = (columns - 1) / 2, (rows - 1) / 2
-    (ra, dec), (true_ra, true_dec) = nominal.pixel_to_sky(*middle), solved.pixel_to_sky(*middle)
+    ra, dec = nominal.pixel_to_sky(*middle)
+    # wcslib knows the high orders as well
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        true_ra, true_dec = WCS(Header(wcs)).all_pix2world(*middle, 0)
     east = ((float(true_ra - ra) + 180.0) % 360.0 - 180.0) * math.cos(math.radians(float(dec)))
     return 3600.0 * east, 3600.0 * float(true_dec - dec)
 
@@ -197,7 +205,8 @@ def _zero_point(made: StackImage, exposure_s: float) -> float | None:
     if whole is not None and whole > 0.0 and exposure_s > 0.0:
         return 2.5 * math.log10(whole / exposure_s)
     integrated = made.summary.get("zeroPoint")
-    if integrated is not None and exposure_s > 0.0:
+    counts = made.headers["IMAGE"].get("BUNIT") != "nJy"
+    if integrated is not None and exposure_s > 0.0 and counts:
         return integrated - 2.5 * math.log10(exposure_s)
     return None
 

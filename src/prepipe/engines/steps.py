@@ -24,6 +24,7 @@ from prepipe.calibrate.masks import (
     saturated_fraction,
 )
 from prepipe.calibrate.measurement import ApertureCorrection, aperture_correction
+from prepipe.calibrate.packing_noise import WEAK_RESPONSE
 from prepipe.calibrate.psf import Psf, find_sources
 from prepipe.calibrate.psf_photometry import PsfPhotometry, fit_stars
 from prepipe.calibrate.seeing import glimpse_seeing
@@ -110,7 +111,8 @@ class Clean:
     """Calibrated pixels; `image` is `frame.image` without its sky.
 
     In `search_mask` glowing edges count as dead: no star is brighter than the glow there.
-    `fwhm_px` is the seeing with which cosmic rays were told from stars, pixels.
+    `fwhm_px` is the seeing with which cosmic rays were told from stars, pixels. An empty pixel has
+    at least `least_noise`, e-, however smooth packing left it.
     """
 
     frame: Detrended
@@ -121,6 +123,7 @@ class Clean:
     n_cosmic_rays: int
     flags: Flags
     fwhm_px: float
+    least_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -189,17 +192,23 @@ def clean_pixels(
         _mark_edges(frame.mask, layout, camera.edge_columns)
         interpolate_bad(frame.image, frame.mask)
     with watch.timing("background"):
-        background = measure_background(frame.image, frame.mask)
+        background = of_pixels = measure_background(frame.image, frame.mask)
+        least_noise, read_noise = 0.0, frame.read_noise
+        if (packing := raw.packing_noise) is not None:
+            least_noise = packing.least(frame.gain, masters.bias_noise)
+            background = packing.corrected(background, frame.gain, masters.bias_noise)
+            read_noise = 0.0
         flags += _silence_flags(frame, background, flags)
     with watch.timing("cosmic_rays"):
         if not certain:
             fwhm_px = _glimpsed(frame, background, fwhm_px)
+        # packing took their sharpness, and with it the noise that they have to stand out of
         n_cosmic_rays = find_cosmic_rays(
             frame.image,
             frame.mask,
-            background,
+            of_pixels,
             fwhm_px,
-            read_noise=frame.read_noise,
+            read_noise=read_noise,
             variance=frame.variance,
         )
     if n_cosmic_rays > MANY_COSMIC_RAYS * frame.mask.size:
@@ -211,7 +220,15 @@ def clean_pixels(
         without_sky = buffers.array("without sky", shape, np.float32)
         image = subtract(frame.image, background, without_sky, search_mask)
     return Clean(
-        frame, background, image, search_mask, n_saturated, n_cosmic_rays, tuple(flags), fwhm_px
+        frame,
+        background,
+        image,
+        search_mask,
+        n_saturated,
+        n_cosmic_rays,
+        tuple(flags),
+        fwhm_px,
+        least_noise,
     )
 
 
@@ -224,7 +241,7 @@ def _detrended(
     buffers: Buffers,
 ) -> Detrended:
     """The pixels with all that is known of the detector taken out."""
-    known = masters.corrections
+    known, packing = masters.corrections, raw.packing_noise
     return detrend(
         raw.pixels,
         layout,
@@ -235,6 +252,8 @@ def _detrended(
         crosstalk=known.crosstalk,
         ghosts=known.ghosts,
         linearity=known.linearity,
+        coding_error=0.0 if packing is None else packing.added_adu,
+        weak_response=0.0 if packing is None else WEAK_RESPONSE,
         out=_planes(buffers, layout.trimmed_shape),
     )
 
@@ -329,7 +348,13 @@ def fit_profiles(clean: Clean, measured: Measured, snr: float) -> Measured:
     if not (measured.psf.known and math.isfinite(noise)):
         return measured
     fitted = fit_stars(
-        clean.image, clean.search_mask, measured.sources, measured.psf, noise**2, snr
+        clean.image,
+        clean.search_mask,
+        measured.sources,
+        measured.psf,
+        noise**2,
+        snr,
+        clean.least_noise**2,
     )
     return replace(measured, sources=fitted.sources, fitted=fitted)
 

@@ -127,6 +127,8 @@ class Settings:
     nonlinearity : float
         A signal of x ADU counts as ``x (1 - nonlinearity x)``; up to 5e-7, with which full
         pixels still count as saturated.
+    cosmic_rays_per_minute : float
+        On each CCD, read-out included.
     camera_seed : int
         Of everything that belongs to the camera: bias structure, pixel response.
         Zeros, flats and objects must share it.
@@ -156,6 +158,7 @@ class Settings:
     focus_chips: bool = False
     crosstalk: float = 0.0
     nonlinearity: float = 0.0
+    cosmic_rays_per_minute: float = 30.0
     camera_seed: int = 2012
 
     def __post_init__(self) -> None:
@@ -179,6 +182,10 @@ class Settings:
         _demand(
             0 <= self.nonlinearity <= 5e-7,
             f"non-linearity {self.nonlinearity}: give 0 to 5e-7 per ADU",
+        )
+        _demand(
+            0 <= self.cosmic_rays_per_minute <= 1e4,
+            f"{self.cosmic_rays_per_minute} cosmic rays a minute: give 0 to 10000",
         )
         _demand(
             0 < self.first_number < 10**8,

@@ -36,7 +36,6 @@ __all__ = ["Frame", "Progress", "simulate_ccd", "simulate_exposure", "simulate_n
 Progress = Callable[[int, int], None]
 """Told after each CCD how many of how many are written."""
 
-COSMIC_RAYS_PER_MINUTE = 30.0
 HALF_READOUT_S = 10.0
 FLAT_LEVEL_E = 60_000.0
 LAMP_GRADIENT = 0.01
@@ -198,7 +197,7 @@ def simulate_ccd(
         if observation.kind is not Kind.ZERO:
             respond(charge, detector, settings.camera_seed)
         minutes = (observation.exposure_s + HALF_READOUT_S) / 60.0
-        cosmic_rays = int(rng.poisson(COSMIC_RAYS_PER_MINUTE * minutes))
+        cosmic_rays = int(rng.poisson(settings.cosmic_rays_per_minute * minutes))
         add_cosmic_rays(charge, cosmic_rays, rng)
         full = saturate(charge, detector, bias)
     raw = read_out(charge, detector, bias, rng, settings.crosstalk, settings.nonlinearity)

@@ -26,6 +26,7 @@ from prepipe.store.database import DISK, SERVER, open_engine, plain_errors
 from prepipe.store.pointings import PointingRow, pointings
 from prepipe.store.rows import (
     LOSSLESS,
+    NOT_ARCHIVED,
     CcdKey,
     CcdRow,
     FileRow,
@@ -235,9 +236,8 @@ class Journal:
         for found in connection.execute(numbers).all():
             key = CcdKey(exposure.camera, exposure.number, found.number)
             self._return_to(connection, found.id, key, stage)
-            values = {"archived_at": None, "archive_bytes": 0}
             connection.execute(
-                update(tables.ccds).where(tables.ccds.c.id == found.id).values(values)
+                update(tables.ccds).where(tables.ccds.c.id == found.id).values(NOT_ARCHIVED)
             )
             keys.append(key)
         return keys
@@ -364,7 +364,7 @@ class Journal:
         with self._reading() as connection:
             return ccd_rows(connection.execute(query))
 
-    def archived(self, row: CcdRow, size: int) -> bool:
+    def archived(self, row: CcdRow, size: int, base: str = "") -> bool:
         """Note that the original of a CCD is in the archive.
 
         Parameters
@@ -373,6 +373,8 @@ class Journal:
             As it was when the original was read from the raw file.
         size : int
             bytes of its packet
+        base : str
+            Of a residual, checksum of the file that it needs beside it.
 
         Returns
         -------
@@ -381,7 +383,7 @@ class Journal:
             rewritten, or it is being sent again.
         """
         table = tables.ccds
-        values = {"archived_at": time.time(), "archive_bytes": size}
+        values = {"archived_at": time.time(), "archive_bytes": size, "archive_base": base}
         with self._transaction() as connection:
             row_id = _ccd_id(connection, row.key)
             same = (
@@ -391,7 +393,8 @@ class Journal:
             )
             if connection.execute(update(table).where(same).values(values)).rowcount != 1:
                 return False
-            _note(connection, row.key, Stage.SENT, "archived")
+            detail = "as a residual" if base else "whole"
+            _note(connection, row.key, Stage.SENT, "archived", detail=detail)
         return True
 
     def newest_start(self) -> float:

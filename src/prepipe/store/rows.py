@@ -13,10 +13,22 @@ from sqlalchemy import null, select
 from prepipe.model import Ccd, Exposure, Kind, Night, Stage
 from prepipe.store import tables
 
-__all__ = ["LOSSLESS", "CcdKey", "CcdRow", "FileRow", "ccd_rows", "exposure_of", "joined"]
+__all__ = [
+    "LOSSLESS",
+    "NOT_ARCHIVED",
+    "CcdKey",
+    "CcdRow",
+    "FileRow",
+    "ccd_rows",
+    "exposure_of",
+    "joined",
+]
 
 LOSSLESS = ("", "none", "rice")
 """Codecs of packets that stand for the original; of an empty one nothing is known."""
+
+NOT_ARCHIVED: Mapping[str, Any] = {"archived_at": None, "archive_bytes": 0, "archive_base": ""}
+"""Columns of a CCD whose original is still to go to the archive."""
 
 _LONG = ("reduction", "reasons", "traceback")
 
@@ -62,6 +74,13 @@ class CcdRow:
     file_checksum: str = ""
     archived_at: float | None = None
     archive_bytes: int = 0
+    asked: Mapping[str, Any] | None = None
+    archive_base: str = ""
+
+    @property
+    def preset(self) -> str:
+        """What the codec was told of its presets; empty if it has none."""
+        return str((self.asked or {}).get("preset", ""))
 
     @property
     def is_lossy(self) -> bool:

@@ -10,7 +10,7 @@ from prepipe.store import tables
 
 __all__ = ["EMPTY", "HEAD", "make_or_revise", "revision"]
 
-HEAD = "0002"
+HEAD = "0003"
 """Last revision in `migrations`: alembic, slow to import, is asked only where another is met."""
 
 EMPTY, UNCOUNTED = "", "uncounted"

@@ -70,6 +70,8 @@ class CcdStatus:
         Path of the calibrated image.
     archived : bool or None
         Whether its original is in the archive; None where the packet is as good.
+    preset : str
+        Of the codec that packed it; empty if it has none.
     """
 
     key: CcdKey
@@ -85,6 +87,7 @@ class CcdStatus:
     seconds: Mapping[str, float]
     product: str | None
     archived: bool | None = None
+    preset: str = ""
 
     @property
     def failed(self) -> bool:
@@ -219,7 +222,7 @@ class NightStatus:
         What packing cost the packets that were checked, newest night first.
     night : Night or None
         The only night that it tells of.
-    quarantined_before : int
+    quarantined_elsewhere : int
         CCDs of other nights that are in quarantine.
     """
 
@@ -231,13 +234,25 @@ class NightStatus:
     traffic: tuple[NightTraffic, ...] = ()
     checks: tuple[NightChecks, ...] = ()
     night: Night | None = None
-    quarantined_before: int = 0
+    quarantined_elsewhere: int = 0
 
     @property
     def totals(self) -> dict[Stage, int]:
         """CCDs at each stage, all exposures together."""
         counts = Counter(ccd.stage for exposure in self.exposures for ccd in exposure.ccds)
         return {stage: counts[stage] for stage in Stage if counts[stage]}
+
+    @property
+    def presets(self) -> dict[str, int]:
+        """CCDs packed by each preset, that of the last one packed first."""
+        at = Stage.PACKED
+        packed = [
+            (ccd.times[at], ccd.preset)
+            for exposure in self.exposures
+            for ccd in exposure.ccds
+            if ccd.preset and at in ccd.times
+        ]
+        return dict(Counter(preset for _, preset in sorted(packed, reverse=True)))
 
     @property
     def originals(self) -> Originals:
@@ -315,6 +330,7 @@ def _merged(here: CcdRow | None, there: CcdRow | None) -> CcdStatus:
         seconds=seconds,
         product=row.reduction.get("product"),
         archived=here.archived_at is not None if here and here.is_lossy else None,
+        preset=here.preset if here else "",
     )
 
 

@@ -110,6 +110,10 @@ ccds = Table(
     Column("archive_bytes", BigInteger, nullable=False, server_default="0"),
     # Of its exposure, once more: what waits is found newest first along one index.
     Column("start", Float, nullable=False, server_default="0"),
+    # What the codec was asked when the packet was made.
+    Column("asked", JSON),
+    # Of an original that went as a residual the file_checksum of the packet it belongs to.
+    Column("archive_base", String(40), nullable=False, server_default=""),
     UniqueConstraint("exposure_id", "number"),
     Index("ccds_in_turn", "stage", "start"),
     # All that is counted, so that counting reads no rows.

@@ -1,6 +1,12 @@
 """The telescope's end: raw exposures are watched for, packed CCD by CCD, and sent."""
 
-from prepipe.telescope.archive import Archive, ArchivePlan, ArchiveReport, plan_archive
+from prepipe.telescope.archive import (
+    Archive,
+    ArchivePlan,
+    ArchiveReport,
+    PlannedOriginal,
+    plan_archive,
+)
 from prepipe.telescope.plan import Plan, PlannedCcd, plan_push
 from prepipe.telescope.push import Push
 from prepipe.telescope.report import Event, Failure, Happening, Report
@@ -14,6 +20,7 @@ __all__ = [
     "Happening",
     "Plan",
     "PlannedCcd",
+    "PlannedOriginal",
     "Push",
     "Report",
     "plan_archive",

@@ -7,13 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from prepipe.cameras import Camera
-from prepipe.config import Site
+from prepipe.codec.base import RESIDUAL
+from prepipe.config import Pack, Site
 from prepipe.errors import ConfigError, PrepipeError, StorageError
 from prepipe.files import PARTIAL_SUFFIX, sole_user, storage_errors
 from prepipe.link.base import ARCHIVE, Link
@@ -21,16 +23,20 @@ from prepipe.model import Night, Stage
 from prepipe.store import CcdRow, Journal
 from prepipe.telescope.crew import Crew
 from prepipe.telescope.daylight import is_day, next_sunrise
+from prepipe.telescope.intake import ccd_spans
 from prepipe.telescope.obstacle import Obstacle, is_obstacle
-from prepipe.telescope.pack import Packer, registered_state
+from prepipe.telescope.originals import OriginalPacker, may_be_residual
+from prepipe.telescope.pack import Written, registered_state
 from prepipe.telescope.queue import archive_urgency
 from prepipe.telescope.report import Event, Failure, Happening, unexpected
 
-__all__ = ["Archive", "ArchivePlan", "ArchiveReport", "plan_archive"]
+__all__ = ["Archive", "ArchivePlan", "ArchiveReport", "PlannedOriginal", "plan_archive"]
 
 LOOK_S = 60.0
 AT_A_TIME = 4
 """Originals on disk and under way: enough for a fast line, soon over when an exposure comes."""
+RESIDUAL_SHARE = 0.9
+"""Bytes of packet and residual together, of those of the original, as measured."""
 _PARTING_S = 5.0
 _NIGHT = "it is night at the telescope: originals wait until "
 _PUSH_FIRST = "packets of the night wait to be sent, which go first; originals wait for them"
@@ -45,6 +51,8 @@ class ArchiveReport:
     archived : int
         Originals that are in the archive since.
     archived_bytes : int
+    residuals : int
+        How many of them are residuals.
     waiting : int
         Originals that are not there yet, those that failed included.
     failures : list of Failure
@@ -54,8 +62,27 @@ class ArchiveReport:
 
     archived: int = 0
     archived_bytes: int = 0
+    residuals: int = 0
     waiting: int = 0
     failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PlannedOriginal:
+    """An original that would be sent.
+
+    Parameters
+    ----------
+    row : CcdRow
+    residual : bool
+        Whether only what its packet lost would go.
+    bytes : int
+        About how many would go.
+    """
+
+    row: CcdRow
+    residual: bool
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -64,22 +91,32 @@ class ArchivePlan:
 
     Parameters
     ----------
-    originals : tuple of CcdRow
+    originals : tuple of PlannedOriginal
         In the order in which they would be sent.
     failures : tuple of Failure
-        Raw files that are gone or were rewritten.
+        Raw files that are gone, were rewritten, or cannot be read.
     """
 
-    originals: tuple[CcdRow, ...]
+    originals: tuple[PlannedOriginal, ...]
     failures: tuple[Failure, ...]
 
+    @property
+    def bytes(self) -> int:
+        """About how many would go."""
+        return sum(original.bytes for original in self.originals)
 
-def plan_archive(journal: Journal, night: Night | None = None) -> ArchivePlan:
-    """Tell what an archive would send; nothing is written.
+
+def plan_archive(
+    journal: Journal, camera: Camera, pack: Pack, night: Night | None = None
+) -> ArchivePlan:
+    """Tell what an archive would send; nothing is written, and nothing packed.
 
     Parameters
     ----------
     journal : Journal
+    camera : Camera
+    pack : Pack
+        Says whether residuals go.
     night : Night, optional
         Only this night.
 
@@ -88,15 +125,23 @@ def plan_archive(journal: Journal, night: Night | None = None) -> ArchivePlan:
     StorageError
         If the journal cannot be read.
     """
-    rows = journal.originals(night)
-    lost: dict[Path, str] = {}
-    for raw in dict.fromkeys(row.raw for row in rows):
+    planned: list[PlannedOriginal] = []
+    failures: list[Failure] = []
+    # newest exposure first, and the CCDs of one exposure lie in one file
+    for raw, rows in groupby(journal.originals(night), key=lambda row: row.raw):
         try:
             registered_state(raw, journal)
-        except StorageError as error:
-            lost[raw] = str(error)
-    failures = tuple(Failure(str(raw), reason) for raw, reason in lost.items())
-    return ArchivePlan(tuple(row for row in rows if row.raw not in lost), failures)
+            spans = ccd_spans(raw, camera)
+        except PrepipeError as error:
+            failures.append(Failure(str(raw), str(error)))
+            continue
+        for row in rows:
+            span = spans.get(row.ccd.number)
+            whole = span.end - span.header_offset if span else 0
+            residual = pack.archive == "residual" and may_be_residual(row)
+            size = max(0, round(RESIDUAL_SHARE * whole) - row.packet_bytes) if residual else whole
+            planned.append(PlannedOriginal(row, residual, size))
+    return ArchivePlan(tuple(planned), tuple(failures))
 
 
 class Archive:
@@ -152,8 +197,7 @@ class Archive:
         self._night = night
         self._location = None if any_hour else camera.location
         self._clock = clock
-        bit_exact = site.pack.model_copy(update={"codec": "none", "calibrations": "none"})
-        self._packer = Packer(bit_exact, camera, journal, self._directory)
+        self._packer = OriginalPacker(site.pack, camera, journal, self._directory)
         obstacle = Obstacle(self._poll_s, time.monotonic)
         self._crew = Crew("archive", min(link.concurrency, AT_A_TIME), obstacle)
         self._begin()
@@ -165,6 +209,7 @@ class Archive:
         self._next_look = 0.0
         self._lost: set[Path] = set()
         self._failed: dict[str, str] = {}
+        self._told_why: set[str] = set()
         self._hindrance = ""
         self._fatal: ConfigError | None = None
         self._parting = False
@@ -263,12 +308,13 @@ class Archive:
                 return row
         return None
 
-    def _archive(self, row: CcdRow) -> int | None:
-        """Pack, send and note an original; its bytes, or None if its CCD has begun anew since."""
+    def _archive(self, row: CcdRow) -> Written | None:
+        """Pack, send and note an original; None if its CCD has begun anew since."""
         packet = self._packer.pack(row)
+        base = row.file_checksum if packet.packet.codec == RESIDUAL else ""
         try:
             self._link.send(packet.path, archive_urgency(row), ARCHIVE)
-            return packet.size if self._journal.archived(row, packet.size) else None
+            return packet if self._journal.archived(row, packet.size, base) else None
         finally:
             with storage_errors(packet.path):
                 packet.path.unlink(missing_ok=True)
@@ -299,15 +345,21 @@ class Archive:
     def _note_archived(self, row: CcdRow, future: Future[Any]) -> None:
         if self._crew.obstacle.clear():
             self._tell(Event(Happening.CLEARED, "the way is free again"))
-        size = future.result()
-        if size is None:
+        packet: Written | None = future.result()
+        if packet is None:
             return
         self._failed.pop(str(row.raw), None)
         self._failed.pop(str(row.key), None)
         self._report.archived += 1
-        self._report.archived_bytes += size
+        self._report.archived_bytes += packet.size
+        self._report.residuals += packet.packet.codec == RESIDUAL
         text = f"original of {row.key} archived"
-        self._tell(Event(Happening.ARCHIVED, text, key=row.key, path=row.raw, packet_bytes=size))
+        event = Event(Happening.ARCHIVED, text, key=row.key, path=row.raw, packet_bytes=packet.size)
+        self._tell(event)
+        if packet.why and packet.why not in self._told_why:
+            self._told_why.add(packet.why)
+            text = f"original of {row.key} went whole, as others like it will: {packet.why}"
+            self._tell(replace(event, what=Happening.WHOLE, text=text))
 
     def _fail(self, row: CcdRow, error: Exception) -> None:
         """Pass over a raw file that is gone or rewritten, or one CCD; named once."""

@@ -12,6 +12,7 @@ from prepipe.files import PARTIAL_SUFFIX, storage_errors
 from prepipe.link.base import Held, Link
 from prepipe.model import Stage
 from prepipe.store import CcdKey, CcdRow, Journal
+from prepipe.store.rows import NOT_ARCHIVED
 from prepipe.telescope.far_side import FarSide
 from prepipe.telescope.pack import Packer
 from prepipe.telescope.queue import arrived
@@ -91,7 +92,11 @@ class Carrier:
             "codec": packed.packet.codec,
             "checksum": packed.packet.pixel_checksum,
             "file_checksum": packed.checksum,
+            "asked": packed.packet.parameters.get("asked"),
         }
+        if row.archive_base not in ("", packed.checksum):
+            # what is in the archive needs a packet that this one replaces
+            facts |= NOT_ARCHIVED
         self._journal.advance(key, Stage.PACKED, time.monotonic() - began, **facts)
         with self._lock:
             if row.checksum not in ("", packed.packet.pixel_checksum):

@@ -58,6 +58,8 @@ class _Check:
 class Checker:
     """Checks one CCD of the first exposure of a night, and of every so many after it.
 
+    A check that failed, on a full disk or a frame that tells nothing, is tried again with the
+    next exposure; after each further failure twice as many pass by, but never more than usual.
     Only packets with a loss are checked, of exposures of the sky: of others nothing is lost,
     which packing makes sure of. A context manager; leaving it ends a check that still runs.
 
@@ -91,6 +93,7 @@ class Checker:
         self._since: set[int] = set()
         self._last: int | None = None
         self._due = False
+        self._failures = 0
         self._check: _Check | None = None
 
     def __enter__(self) -> Checker:
@@ -132,7 +135,7 @@ class Checker:
             if self._due and not self.is_busy and row.key.ccd == self._chosen(row.exposure):
                 self._begin(row)
         except PrepipeError as error:
-            self._say(row, f"could not be checked: {error}")
+            self._fail(row, str(error))
 
     def settle(self) -> None:
         """Take note of a check that has ended."""
@@ -143,15 +146,20 @@ class Checker:
         try:
             trial = check.future.result()
             if trial.pixel_checksum != check.row.checksum:
-                self._say(check.row, "was not checked: its raw file changed since it was packed")
+                self._fail(check.row, "its raw file changed since it was packed")
                 return
             self._journal.note_check(_row(check.row, trial))
         except PrepipeError as error:
-            self._say(check.row, f"could not be checked: {error}")
+            self._fail(check.row, str(error))
         except Exception as error:  # a check is no reason to stop a night
-            self._say(check.row, f"could not be checked: {unexpected(error)}")
+            self._fail(check.row, unexpected(error))
         else:
+            self._failures = 0
             self._say(check.row, _sentence(trial))
+
+    def _fail(self, row: CcdRow, why: str) -> None:
+        self._failures += 1
+        self._say(row, f"could not be checked: {why}")
 
     def _count(self, exposure: Exposure) -> None:
         """Whether it is time for another check; what earlier runs did counts, too."""
@@ -167,7 +175,13 @@ class Checker:
                 }
         self._since.add(exposure.number)
         self._since.discard(self._last or 0)
-        self._due |= len(self._since) >= self._site.pack.check_every
+        self._due |= len(self._since) >= self._exposures_between
+
+    @property
+    def _exposures_between(self) -> int:
+        """How many exposures after the last one tried the next is."""
+        usual = self._site.pack.check_every
+        return min(usual, 1 << (self._failures - 1)) if self._failures else usual
 
     def _chosen(self, exposure: Exposure) -> int | None:
         """Another CCD each time, none that is known to be dead."""

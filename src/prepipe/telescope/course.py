@@ -33,6 +33,11 @@ class Course:
         Between two questions when nothing has changed, s.
     clock : callable
         Seconds, never set back.
+
+    Attributes
+    ----------
+    beyond : int
+        CCDs of a long backlog that were not put in order yet.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Course:
         self._next_question = 0.0
         self._look_again = float("inf")
         self._not_before: dict[CcdKey, float] = {}
+        self.beyond = 0
 
     @property
     def is_done(self) -> bool:
@@ -126,6 +132,7 @@ class Course:
 
     def _waiting(self) -> list[CcdRow]:
         """What waits; of a long backlog, only as much as is soon to be packed."""
+        self.beyond = 0
         if self._settings.method not in (Method.BATCH, Method.SERIAL):
             return self._journal.rows(Stage.FOUND, Stage.PACKED)
         found = self._journal.rows(Stage.FOUND, limit=_HORIZON)
@@ -133,6 +140,8 @@ class Course:
         in_vain = others_have_some or all(self._is_occupied(row) for row in found)
         if len(found) == _HORIZON and in_vain:
             found = self._journal.rows(Stage.FOUND)
+        elif len(found) == _HORIZON:
+            self.beyond = self._journal.number_at(Stage.FOUND) - _HORIZON
         return found + self._journal.rows(Stage.PACKED)
 
     def _is_occupied(self, row: CcdRow) -> bool:

@@ -66,6 +66,16 @@ class Schedule:
         """Whether nothing waits here and nothing is under way."""
         return not (self._unpacked or self._packed or self.packing or self.sending)
 
+    @property
+    def to_pack(self) -> Iterable[CcdRow]:
+        """What waits to be packed, or is being packed."""
+        return *self._unpacked, *self.packing.values()
+
+    @property
+    def to_send(self) -> Iterable[CcdRow]:
+        """What is packed and waits to be sent, or is being sent."""
+        return *self._packed, *self.sending.values()
+
     def renew(self, order: Sequence[CcdRow], newest_start: float) -> None:
         """Take a new order of all that waits.
 

@@ -25,6 +25,7 @@ from prepipe.errors import (
 from prepipe.link.base import Link
 from prepipe.model import Exposure, Stage
 from prepipe.store import CcdKey, CcdRow, Journal
+from prepipe.telescope.adaptive import Adaptation, Limits
 from prepipe.telescope.carry import Carried, Carrier
 from prepipe.telescope.checker import Checker
 from prepipe.telescope.claims import Alone, Claims, Standing, open_claims
@@ -32,7 +33,7 @@ from prepipe.telescope.course import Course
 from prepipe.telescope.crew import Crew
 from prepipe.telescope.far_side import FarSide
 from prepipe.telescope.obstacle import Obstacle, is_obstacle, pause_after
-from prepipe.telescope.pack import Packer
+from prepipe.telescope.pack import LOSSLESS_KINDS, Packer
 from prepipe.telescope.queue import packet_name, urgency
 from prepipe.telescope.report import Event, Failure, Happening, Report, transfer_line, unexpected
 from prepipe.telescope.schedule import Schedule
@@ -88,6 +89,10 @@ class Traffic:
         self._tell = tell
         self._clock = time.monotonic
         at_end = site.push.method is Method.END_OF_NIGHT
+        limits = Limits.of(site.pack)
+        self._adaptation = None if limits is None else Adaptation(limits)
+        self._next_decision = 0.0
+        self._packer = packer
         self._far_side = FarSide(link, site.push.exp_min if at_end else 0)
         self._carrier = Carrier(journal, packer, link, self._far_side, packets)
         workers = site.pack.workers
@@ -182,6 +187,7 @@ class Traffic:
         try:
             self._far_side.look(may_ask=not self._senders.obstacle.blocks)
             self._course.keep()
+            self._adapt()
             self._start_sending()
             self._start_packing()
         except LinkError as error:
@@ -189,6 +195,24 @@ class Traffic:
         except TransientError as error:
             self._meet(self._packers, error)
             self._course.change(at_once=False)
+
+    def _adapt(self) -> None:
+        """Let exposures that are begun from now on be packed as what waits for the line demands."""
+        adaptation, now = self._adaptation, self._clock()
+        if adaptation is None:
+            return
+        # a packet that waits is one for which the line has no place
+        is_full = self._schedule.front is not None and not self._senders.obstacle.text
+        adaptation.speed.look(now, is_full=is_full)
+        if now < self._next_decision:
+            return
+        self._next_decision = now + self._poll_s
+        packed_bytes = sum(row.packet_bytes for row in self._schedule.to_send)
+        may_lose = [row.exposure.kind not in LOSSLESS_KINDS for row in self._schedule.to_pack]
+        changed = adaptation.look(packed_bytes, may_lose + [True] * self._course.beyond)
+        if changed:
+            self._packer.preset = adaptation.preset
+            self._tell(Event(Happening.PACKING, changed))
 
     def _start_packing(self) -> None:
         while self._packers.has_room:
@@ -307,6 +331,8 @@ class Traffic:
 
     def _note_packed(self, _: CcdRow, packed: CcdRow | None) -> None:
         if packed is not None:
+            if self._adaptation is not None:
+                self._adaptation.sizes.note(packed.preset, packed.packet_bytes)
             self._schedule.put_back(packed)
             self._checker.offer(packed)
 
@@ -315,6 +341,8 @@ class Traffic:
         if carried is None:
             self._course.change()
             return
+        if self._adaptation is not None and not carried.already_there:
+            self._adaptation.speed.sent(carried.packet_bytes)
         self.report.sent += 1
         self.report.already_there += carried.already_there
         self.report.sent_bytes += 0 if carried.already_there else carried.packet_bytes
