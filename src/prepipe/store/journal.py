@@ -249,6 +249,7 @@ class Journal:
         ccd: int | None = None,
         night: Night | None = None,
         kinds: Collection[Kind] = (),
+        before: float | None = None,
         limit: int | None = None,
         whole: bool = True,
     ) -> list[CcdRow]:
@@ -263,6 +264,8 @@ class Journal:
             Only this night.
         kinds : collection of Kind, optional
             Only exposures of these.
+        before : float, optional
+            Only exposures that began before, seconds since 1970.
         limit : int, optional
             At most so many.
         whole : bool
@@ -283,6 +286,8 @@ class Journal:
             query = query.where(tables.exposures.c.night == str(night))
         if kinds:
             query = query.where(tables.exposures.c.kind.in_([kind.value for kind in kinds]))
+        if before is not None:
+            query = query.where(tables.ccds.c.start < before)
         with self._reading() as connection:
             return ccd_rows(connection.execute(query.limit(limit)))
 
