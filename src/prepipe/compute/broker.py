@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+import zmq
 from parsl.jobs.states import TERMINAL_STATES, JobState
 
 from prepipe.compute.base import Job
@@ -27,6 +28,7 @@ __all__ = ["Broker"]
 
 _ROUND_S = 1.0
 _SILENT_S = 60.0
+_SEND_MS = 2000
 _UNBORN = (JobState.FAILED, JobState.MISSING)
 _TAIL = 300
 
@@ -67,7 +69,8 @@ class Broker:
         try:
             self._executor.start()
             commands = self._executor.command_client
-            # it would wait for ever for one that died, or hangs
+            # these would wait for ever for one that died, or hangs
+            self._executor.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, _SEND_MS)
             commands.run = partial(commands.run, timeout_s=_SILENT_S)
         except Exception as error:
             self._kill()
@@ -102,6 +105,8 @@ class Broker:
 
     def submit(self, packed: bytes, urgency: float) -> Future[bytes]:
         """Have a worker carry out a parcel, the most urgent first."""
+        if not self.alive:
+            raise TransientError("its process is gone")
         self._released = False
         context = {
             "resource_spec": {"priority": -urgency},
