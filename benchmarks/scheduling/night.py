@@ -68,6 +68,8 @@ class Told:
         From landing to calibrated.
     faults : list of str
         What happened, and when.
+    missed : int
+        Faults that found nothing to harm.
     left : list of str
         Processes and jobs that were still there at the end.
     """
@@ -78,6 +80,7 @@ class Told:
     ended_twice: int
     latencies_s: list[float]
     faults: list[str]
+    missed: int
     left: list[str]
 
     @property
@@ -101,6 +104,7 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
     landing = work / "landing"
     landing.mkdir()
     began, arrived, said = time.time(), dict[tuple[int, int], float](), []
+    missed = 0
     while packets or faults:
         now = time.time() - began
         if packets and now >= FIRST_AT_S + PERIOD_S * (exposures - len(packets)):
@@ -110,7 +114,9 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
                 arrived[number, ccd] = time.time()
         if faults and now >= faults[0][0]:
             _, what, do = faults.pop(0)
-            said.append(f"{now:.0f} s: {what}{_told(do())}")
+            harmed = do()
+            missed += harmed == 0
+            said.append(f"{now:.0f} s: {what}{_told(harmed)}")
         time.sleep(0.02)
     rows = _wait(work / "cluster" / "journal.sqlite", len(arrived))
     left = daemon.stop()
@@ -124,12 +130,13 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
         ended_twice=sum(times > 1 for times in ended.values()),
         latencies_s=latencies,
         faults=said,
+        missed=missed,
         left=left + [f"job {job}" for job in slurm.running_jobs()],
     )
 
 
-def _told(what: object) -> str:
-    return f" ({what})" if what else ""
+def _told(harmed: object) -> str:
+    return "" if harmed is None else f" ({harmed})"
 
 
 class _Daemon:
@@ -155,13 +162,13 @@ class _Daemon:
         self._process.kill()
         self._process.wait()
 
-    def kill_a_worker(self) -> str:
-        """Kill a process that has a CCD, as a lack of memory does."""
+    def kill_a_worker(self) -> int:
+        """Kill a process that takes CCDs, as a lack of memory does; how many it found."""
         for process in psutil.process_iter():
             if _is_worker(process, self._environment["NIGHT_ENDED"]):
                 process.kill()
-                return str(process.pid)
-        return "none was there"
+                return 1
+        return 0
 
     def below(self, name: str) -> list[psutil.Process]:
         """Its broker, by the broker's name."""
@@ -195,7 +202,7 @@ def _faults(
         ("a node dies", lambda: slurm.kill_node(slurm.busy_node())),
         (
             "the node is back, the controller goes",
-            lambda: (slurm.mend(), slurm.kill_controller())[2:],
+            lambda: (slurm.mend(), slurm.kill_controller())[0],
         ),
         ("the daemon is killed", daemon.kill),
         ("the daemon is started again", daemon.start),

@@ -28,7 +28,7 @@ __all__ = ["Broker"]
 
 _ROUND_S = 1.0
 _SILENT_S = 60.0
-_SEND_MS = 2000
+_SEND_MS = 1000
 _UNBORN = (JobState.FAILED, JobState.MISSING)
 _TAIL = 300
 
@@ -125,10 +125,13 @@ class Broker:
 
     def close(self) -> None:
         """Cancel its jobs and end its process; what was under way is lost."""
+        again = self._closing.is_set()
         self._closing.set()
         self._kill()
         with self._asking:  # a job that is being asked for right now is one more to cancel
             self._record.cancel_all()
+        if again:
+            return
         # it may wait for an answer of the process that is no more: not to be waited for
         Thread(target=self._clear_away, name="prepipe-shutdown", daemon=True).start()
 
