@@ -235,12 +235,12 @@ class Broker:
                 self._note_unborn(job_id, told)
 
     def _note_unborn(self, job_id: str | None, told: Any) -> None:
-        self._failures += 1
-        self._refused = job_id is None
-        rest = rest_s(self._failures)
-        self._not_before = time.monotonic() + (
-            min(rest, _LONGEST_REFUSED_S) if self._refused else rest
-        )
+        if time.monotonic() >= self._not_before:  # those asked for together fail together
+            self._failures += 1
+            self._refused = job_id is None
+            rest = rest_s(self._failures)
+            longest = _LONGEST_REFUSED_S if self._refused else rest
+            self._not_before = time.monotonic() + min(rest, longest)
         why = _why_unborn(job_id, told)
         if _without_id(why) != _without_id(self._unborn):
             self._unborn = why  # the same of the next job is no news
