@@ -144,6 +144,8 @@ def test_a_broker_that_dies_or_hangs_loses_its_orders_and_is_replaced(
     told_id(tmp_path / "a")
     (broker,) = brokers_of(psutil.Process())
     broker.send_signal(fate)
+    # nobody has looked after the broker yet
+    futures.append(compute.submit(works.double, 1))
     for future in futures:
         assert isinstance(answer(compute, future).exception(), PlaceLostError)
     assert carried_out(compute, works.double, 4) == 8

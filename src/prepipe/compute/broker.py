@@ -69,9 +69,9 @@ class Broker:
         try:
             self._executor.start()
             commands = self._executor.command_client
-            # it would wait for ever for one that died, or hangs
-            commands.run = partial(commands.run, timeout_s=_SILENT_S)
+            # these would wait for ever for one that died, or hangs
             self._executor.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, _SEND_MS)
+            commands.run = partial(commands.run, timeout_s=_SILENT_S)
         except Exception as error:
             self._kill()
             raise TransientError(f"the broker of the batch jobs does not start: {error}") from error
@@ -105,6 +105,8 @@ class Broker:
 
     def submit(self, packed: bytes, urgency: float) -> Future[bytes]:
         """Have a worker carry out a parcel, the most urgent first."""
+        if not self.alive:
+            raise TransientError("its process is gone")
         self._released = False
         context = {
             "resource_spec": {"priority": -urgency},
@@ -233,12 +235,12 @@ class Broker:
                 self._note_unborn(job_id, told)
 
     def _note_unborn(self, job_id: str | None, told: Any) -> None:
-        self._failures += 1
-        self._refused = job_id is None
-        rest = rest_s(self._failures)
-        self._not_before = time.monotonic() + (
-            min(rest, _LONGEST_REFUSED_S) if self._refused else rest
-        )
+        if time.monotonic() >= self._not_before:  # those asked for together fail together
+            self._failures += 1
+            self._refused = job_id is None
+            rest = rest_s(self._failures)
+            longest = _LONGEST_REFUSED_S if self._refused else rest
+            self._not_before = time.monotonic() + min(rest, longest)
         why = _why_unborn(job_id, told)
         if _without_id(why) != _without_id(self._unborn):
             self._unborn = why  # the same of the next job is no news
