@@ -162,6 +162,14 @@ class _Daemon:
         self._process.kill()
         self._process.wait()
 
+    def kill_a_worker(self) -> int:
+        """Kill a process that takes CCDs, as a lack of memory does; how many it found."""
+        for process in psutil.process_iter():
+            if _is_worker(process, self._environment["NIGHT_ENDED"]):
+                process.kill()
+                return 1
+        return 0
+
     def below(self, name: str) -> list[psutil.Process]:
         """Its broker, by the broker's name."""
         parent = psutil.Process(self._process.pid)
@@ -189,7 +197,7 @@ def _faults(
 ) -> Iterator[tuple[float, str, Callable[[], object]]]:
     """When, what, and how to do it; spread over the night."""
     plan: list[tuple[str, Callable[[], object]]] = [
-        ("a worker is killed", _kill_a_worker),
+        ("a worker is killed", daemon.kill_a_worker),
         ("one job is cancelled", lambda: slurm.cancel(slurm.running_jobs()[:1])),
         ("a node dies", lambda: slurm.kill_node(slurm.busy_node())),
         (
@@ -201,7 +209,7 @@ def _faults(
         ("the controller is back", slurm.mend),
         ("the broker is killed", lambda: _kill(daemon.below("interchange"))),
         ("all jobs are cancelled", lambda: slurm.cancel(slurm.running_jobs())),
-        ("a worker is killed", _kill_a_worker),
+        ("a worker is killed", daemon.kill_a_worker),
     ]
     step = (night_s - 10.0) / len(plan)
     at = FIRST_AT_S + step / 2
@@ -210,14 +218,14 @@ def _faults(
         at += RESTART_S if "daemon is killed" in what else step
 
 
-def _kill_a_worker() -> int:
-    """Kill a process that takes CCDs, as a lack of memory does; how many it found."""
-    for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or ())
-        if "multiprocessing.spawn" in words and "HTEX" not in words and _is_pool(process):
-            process.kill()
-            return 1
-    return 0
+def _is_worker(process: psutil.Process, mark: str) -> bool:
+    """Whether it works on CCDs of this night: other nights may be on the same machine."""
+    try:
+        words = " ".join(process.cmdline())
+        ours = process.environ().get("NIGHT_ENDED") == mark
+    except psutil.Error:
+        return False
+    return ours and "multiprocessing.spawn" in words and "HTEX" not in words and _is_pool(process)
 
 
 def _is_pool(process: psutil.Process) -> bool:
