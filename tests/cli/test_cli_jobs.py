@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -168,17 +170,15 @@ def test_a_drain_that_is_waited_for_ends_with_the_last_ccd_under_way_and_begins_
     run, site, journal, ingest
 ):
     at_work(run, site)
-    answers = []
-    waiter = threading.Thread(
-        target=lambda: answers.append(run("drain", "--wait", "--config", site, "--json"))
-    )
-    waiter.start()
+    # a process of its own: two that run in one would write to the same captured screen
+    words = [sys.executable, "-m", "prepipe", "drain", "--wait", "--config", str(site), "--json"]
+    waiter = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     wait_until(lambda: told(run, site)["draining"])
     time.sleep(1.5)
-    assert not answers
+    assert waiter.poll() is None
     go(site)
-    waiter.join(PATIENCE_S)
-    assert json.loads(answers[0].stdout) == {"draining": True, "under_way": 0}
+    answer, _ = waiter.communicate(timeout=PATIENCE_S)
+    assert json.loads(answer) == {"draining": True, "under_way": 0}
     assert stages(journal) == {OLD: {"landed"}, NEW: {"calibrated"}}
     assert "until `prepipe drain --resume`" in run("jobs", "--config", site).stdout
     assert "begun again" in run("drain", "--resume", "--config", site).stdout

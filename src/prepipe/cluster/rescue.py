@@ -42,7 +42,7 @@ def second_tries(
 
 
 def with_every_rung(reduction: Reduction, hints: Iterable[PointingHint]) -> Reduction:
-    """A reduction that names all rungs of its ladder: one that it leaves out would come for ever.
+    """A reduction without a WCS names all rungs: one that it leaves out would come for ever.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ def with_every_rung(reduction: Reduction, hints: Iterable[PointingHint]) -> Redu
     hints : iterable of PointingHint
         What its engine was given.
     """
+    if not can_be_helped(reduction.flags):
+        return reduction
     known = {tried.rung for tried in reduction.wcs_tries}
     left = dict.fromkeys(hint.rung for hint in hints if hint.rung not in known)
     passed_over = (WcsTry(rung, False, False, ("PASSED_OVER",)) for rung in left)
