@@ -250,6 +250,30 @@ def test_a_primary_hdu_whose_own_image_is_not_carried_is_told_among_them(
     assert told["hdus_left_out"] == [0]
 
 
+def test_an_original_of_before_the_raw_file_was_rewritten_is_none_of_what_was_sent(
+    run, site_file, raw_file, tmp_path
+):
+    site_file.write_text(SETTINGS + 'pack.archive = "whole"\n')
+    there = raw(site_file)
+    shutil.move(raw_file, there)
+    words = ("restore", 941420, "--config", site_file, "--out", tmp_path / "out")
+    for answer in ("archived", "rewritten", "archived"):
+        if answer == "rewritten":
+            with fits.open(there) as hdus:
+                for hdu in hdus[1:]:
+                    hdu.header["HISTORY"] = "written again"
+                    hdu.data[0] += 1
+                hdus.writeto(there, overwrite=True)
+        run("push", "--config", site_file, "--once")
+        if answer == "archived":
+            run("archive", "--config", site_file, "--once", "--now")
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            assert run(*words).exit_code == 0
+        else:
+            assert "CCD 25: CCD 25 of exposure 941420 was sent with a loss" in run(*words).stderr
+    assert (tmp_path / "out" / there.name.lower()).read_bytes() == there.read_bytes()
+
+
 @pytest.mark.parametrize("how", [(), ("--packets",)])
 def test_what_lies_in_the_archive_and_lost_something_is_no_original(run, site, tmp_path, how):
     shutil.copy(base(site, 25), landing(site) / "archive")

@@ -11,7 +11,7 @@ from prepipe.codec.base import RESIDUAL
 from prepipe.codec.checksums import verify_checksums
 from prepipe.codec.fits_bytes import HduSpan
 from prepipe.codec.headers import without_data
-from prepipe.codec.packet import OpenPacket, open_packet, opened, read_hdu, read_header
+from prepipe.codec.packet import OpenPacket, open_packet, opened, read_cards, read_hdu, read_header
 from prepipe.codec.residual import base_of, restored
 from prepipe.codec.unpack import image_hdu, primary_hdu
 from prepipe.errors import ConfigError, PacketError
@@ -129,7 +129,7 @@ def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]
         sent = exposure.sent.get(ccd)
         if sent is not None and _is_original(read_header(sent)):
             there[ccd] = sent
-        elif ccd in exposure.archived and _brings_original(exposure.archived[ccd]):
+        elif ccd in exposure.archived and _brings_original(exposure.archived[ccd], sent):
             there[ccd] = exposure.archived[ccd]
         else:
             missing[ccd] = (
@@ -137,6 +137,17 @@ def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]
                 "is not in the archive yet; run `prepipe archive` at the telescope"
             )
     return there, missing
+
+
+def _brings_original(archived: Path, sent: Path | None) -> bool:
+    """Whether an archived packet brings the original of one sent with a loss.
+
+    Of a raw file that was rewritten since the cards are others; a residual knows its base.
+    """
+    packet = read_header(archived)
+    if packet.codec == RESIDUAL:
+        return True
+    return _is_original(packet) and (sent is None or read_cards(sent) == read_cards(archived))
 
 
 def original_of(path: Path, places: Sequence[Path] = ()) -> OpenPacket:
@@ -244,11 +255,6 @@ def _of_one_file(
             )
         hdus.add(original.hdu)
         yield original
-
-
-def _brings_original(archived: Path) -> bool:
-    packet = read_header(archived)
-    return packet.codec == RESIDUAL or _is_original(packet)
 
 
 def _is_original(packet: Packet) -> bool:
