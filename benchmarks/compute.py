@@ -126,6 +126,7 @@ def a_bad_night(directory: Path, slurm: Slurm, *, quick: bool) -> Iterator[Row]:
     yield row("night.done", told.done, "CCDs")
     yield row("night.twice", told.twice, "CCDs in the store")
     yield row("night.ended_twice", told.ended_twice, "CCDs by workers")
+    yield row("night.missed", told.missed, "faults that found nothing to harm")
     yield row("night.left", len(told.left), "processes and jobs")
     yield row("latency_s.p50", told.p50_s, "s")
     yield row("latency_s.p90", told.p90_s, "s")

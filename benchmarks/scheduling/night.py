@@ -68,6 +68,8 @@ class Told:
         From landing to calibrated.
     faults : list of str
         What happened, and when.
+    missed : int
+        Faults that found nothing to harm.
     left : list of str
         Processes and jobs that were still there at the end.
     """
@@ -78,6 +80,7 @@ class Told:
     ended_twice: int
     latencies_s: list[float]
     faults: list[str]
+    missed: int
     left: list[str]
 
     @property
@@ -101,6 +104,7 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
     landing = work / "landing"
     landing.mkdir()
     began, arrived, said = time.time(), dict[tuple[int, int], float](), []
+    missed = 0
     while packets or faults:
         now = time.time() - began
         if packets and now >= FIRST_AT_S + PERIOD_S * (exposures - len(packets)):
@@ -110,7 +114,9 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
                 arrived[number, ccd] = time.time()
         if faults and now >= faults[0][0]:
             _, what, do = faults.pop(0)
-            said.append(f"{now:.0f} s: {what}{_told(do())}")
+            harmed = do()
+            missed += harmed == 0
+            said.append(f"{now:.0f} s: {what}{_told(harmed)}")
         time.sleep(0.02)
     rows = _wait(work / "cluster" / "journal.sqlite", len(arrived))
     left = daemon.stop()
@@ -124,12 +130,13 @@ def run_night(work: Path, slurm: Slurm, exposures: int, ccds: int) -> Told:
         ended_twice=sum(times > 1 for times in ended.values()),
         latencies_s=latencies,
         faults=said,
+        missed=missed,
         left=left + [f"job {job}" for job in slurm.running_jobs()],
     )
 
 
-def _told(what: object) -> str:
-    return f" ({what})" if what else ""
+def _told(harmed: object) -> str:
+    return "" if harmed is None else f" ({harmed})"
 
 
 class _Daemon:
@@ -154,6 +161,14 @@ class _Daemon:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def kill_a_worker(self) -> int:
+        """Kill a process that takes CCDs, as a lack of memory does; how many it found."""
+        for process in psutil.process_iter():
+            if _is_worker(process, self._environment["NIGHT_ENDED"]):
+                process.kill()
+                return 1
+        return 0
 
     def below(self, name: str) -> list[psutil.Process]:
         """Its broker, by the broker's name."""
@@ -182,19 +197,19 @@ def _faults(
 ) -> Iterator[tuple[float, str, Callable[[], object]]]:
     """When, what, and how to do it; spread over the night."""
     plan: list[tuple[str, Callable[[], object]]] = [
-        ("a worker is killed", _kill_a_worker),
+        ("a worker is killed", daemon.kill_a_worker),
         ("one job is cancelled", lambda: slurm.cancel(slurm.running_jobs()[:1])),
         ("a node dies", lambda: slurm.kill_node(slurm.busy_node())),
         (
             "the node is back, the controller goes",
-            lambda: (slurm.mend(), slurm.kill_controller())[2:],
+            lambda: (slurm.mend(), slurm.kill_controller())[0],
         ),
         ("the daemon is killed", daemon.kill),
         ("the daemon is started again", daemon.start),
         ("the controller is back", slurm.mend),
         ("the broker is killed", lambda: _kill(daemon.below("interchange"))),
         ("all jobs are cancelled", lambda: slurm.cancel(slurm.running_jobs())),
-        ("a worker is killed", _kill_a_worker),
+        ("a worker is killed", daemon.kill_a_worker),
     ]
     step = (night_s - 10.0) / len(plan)
     at = FIRST_AT_S + step / 2
@@ -203,14 +218,14 @@ def _faults(
         at += RESTART_S if "daemon is killed" in what else step
 
 
-def _kill_a_worker() -> str:
-    """Kill a process that has a CCD, as a lack of memory does."""
-    for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or ())
-        if "multiprocessing.spawn" in words and "HTEX" not in words and _is_pool(process):
-            process.kill()
-            return str(process.pid)
-    return "none was there"
+def _is_worker(process: psutil.Process, mark: str) -> bool:
+    """Whether it works on CCDs of this night: other nights may be on the same machine."""
+    try:
+        words = " ".join(process.cmdline())
+        ours = process.environ().get("NIGHT_ENDED") == mark
+    except psutil.Error:
+        return False
+    return ours and "multiprocessing.spawn" in words and "HTEX" not in words and _is_pool(process)
 
 
 def _is_pool(process: psutil.Process) -> bool:

@@ -61,9 +61,10 @@ class Slurm:
         """Ids of its jobs that run."""
         return self._told("squeue", "-h", "-t", "R", "-o", "%i").split()
 
-    def cancel(self, jobs: list[str]) -> None:
-        """Cancel jobs, as an administrator may."""
+    def cancel(self, jobs: list[str]) -> int:
+        """Cancel jobs, as an administrator may; how many."""
         subprocess.run(["scancel", *jobs], check=False)
+        return len(jobs)
 
     def busy_node(self) -> str:
         """A node with a job."""

@@ -139,6 +139,12 @@ def test_a_wrong_limit_of_a_camera_and_band_is_named(tmp_path):
             'telescope.journal = "postgresql://me@h/db"\ncluster.journal = "postgresql://me@h/db"',
             "must be two databases",
         ),
+        (
+            'telescope.journal = "postgresql://me@h/db"\n'
+            'cluster.journal = "postgresql+psycopg://me@h/db"',
+            "must be two databases",
+        ),
+        ('cluster.journal = "postgresql://me@host/db?password=secret"', "~/.pgpass"),
     ],
 )
 def test_a_wrong_place_for_a_journal_is_named(run, tmp_path, setting, told):
@@ -148,6 +154,14 @@ def test_a_wrong_place_for_a_journal_is_named(run, tmp_path, setting, told):
     assert answer.exit_code == 2
     assert told in answer.stderr
     assert "secret" not in answer.output
+
+
+@pytest.mark.parametrize("more", [("--engine", "photpipe"), ("--all",)])
+def test_init_like_a_site_takes_no_choice_that_it_would_not_heed(run, tmp_path, more):
+    answer = run("init", "--out", tmp_path / "prepipe.toml", "--like", "ozstar", *more)
+    assert answer.exit_code == 2
+    assert "--like" in answer.stderr
+    assert not (tmp_path / "prepipe.toml").exists()
 
 
 def test_init_leaves_out_the_pipelines_that_are_not_used(run, tmp_path):

@@ -32,6 +32,10 @@ def night():
 pytestmark = [pytest.mark.timeout(900)]
 
 
+def test_everything_that_was_to_die_was_there_to_die(night):
+    assert night["night.missed"] == 0
+
+
 def test_every_ccd_ends_calibrated_whatever_dies(night):
     assert night["night.asked"] == EXPOSURES * CCDS
     assert night["night.done"] == night["night.asked"]

@@ -11,7 +11,7 @@ import pytest
 from cluster_packets import exposure, make_packet
 
 from prepipe.cluster.dispatch import Dispatcher
-from prepipe.cluster.seeing import recent_seeing
+from prepipe.cluster.seeing import NEWEST, recent_seeing
 from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
 from prepipe.engines.base import Engine, Order
@@ -64,6 +64,13 @@ def test_the_newest_exposures_count(journal: Journal) -> None:
 def test_ccds_whose_seeing_could_not_be_measured_are_passed_over(journal: Journal) -> None:
     calibrate(journal, taken(10), 0.8)
     calibrate(journal, taken(11), None, None)
+
+    assert recent_seeing(journal, taken(12)) == 0.8
+
+
+def test_a_night_that_is_reduced_once_more_has_its_own(journal: Journal) -> None:
+    calibrate(journal, taken(10), 0.8)
+    calibrate(journal, taken(11, night=1), *[1.4] * NEWEST)
 
     assert recent_seeing(journal, taken(12)) == 0.8
 

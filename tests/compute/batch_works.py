@@ -36,6 +36,14 @@ def tell_and_sleep(order: tuple[Path, float]) -> int:
     return os.getpid()
 
 
+def tell_and_wait(order: tuple[Path, Path]) -> None:
+    """Keep a worker until there is the second file."""
+    told, leave = order
+    told.write_text(str(os.getpid()))
+    while not leave.exists():
+        time.sleep(0.01)
+
+
 def add_line(order: tuple[Path, str]) -> None:
     """Note in what order orders are begun."""
     path, line = order

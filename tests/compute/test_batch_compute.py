@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import batch_works as works
 import psutil
@@ -82,11 +83,14 @@ def test_what_cannot_cross_is_an_error_of_that_order_alone(compute):
 
 def test_the_most_urgent_of_many_is_carried_out_first(compute, tmp_path):
     order = tmp_path / "begun"
-    holders = [compute.submit(works.tell_and_sleep, (tmp_path / n, 1.5)) for n in "ab"]
+    leave = tmp_path / "leave"
+    holders = [compute.submit(works.tell_and_wait, (tmp_path / n, leave)) for n in "ab"]
     for name in "ab":
         told_id(tmp_path / name)
     others = [compute.submit(works.add_line, (order, "other"), 1.0) for _ in range(100)]
     urgent = [compute.submit(works.add_line, (order, "urgent"), 2.0) for _ in range(3)]
+    time.sleep(1.0)  # until the broker has them all
+    leave.touch()
     for future in (*holders, *others, *urgent):
         answer(compute, future).result()
     begun = order.read_text().split()

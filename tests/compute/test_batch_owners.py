@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import batch_works as works
 import psutil
 import pytest
-from batch_systems import brokers_of, told_id, wait_until
+from batch_systems import PATIENCE_S, brokers_of, told_id, wait_until
 
 from prepipe.compute.batch import BatchCompute
-from prepipe.errors import ConfigError, PlaceLostError
+from prepipe.compute.broker import Broker
+from prepipe.errors import ConfigError, PlaceLostError, TransientError
 
 HOLD = {"slurm": "#SBATCH --hold", "torque": "#PBS -h", "pbspro": "#PBS -h"}
 
@@ -132,3 +135,27 @@ def test_two_cannot_work_in_one_directory_and_the_first_keeps_its_jobs(system, t
     finally:
         first.close()
     assert wait_until(lambda: not system.states())
+
+
+def test_an_order_that_the_broker_did_not_live_to_take_neither_hangs_nor_counts(pbspro, tmp_path):
+    compute = BatchCompute(pbspro.settings(jobs_ready=0), tmp_path)
+    try:
+        (broker,) = brokers_of(psutil.Process())
+        broker.kill()
+        assert wait_until(lambda: broker.status() == psutil.STATUS_ZOMBIE)
+        time.sleep(0.5)  # the way to it is closed moments after its death
+        sent = threading.Thread(target=_send, args=(compute._broker,), daemon=True)
+        sent.start()
+        sent.join(PATIENCE_S)
+        assert not sent.is_alive()
+        with pytest.raises(TransientError, match="the broker of the batch jobs died"):
+            compute.submit(works.double, 4)
+        assert wait_until(lambda: compute.tend() == "" and compute._broker.alive)
+        assert not compute.submit(works.double, 4).done()
+    finally:
+        compute.close()
+
+
+def _send(broker: Broker) -> None:
+    with suppress(Exception):
+        broker.submit(b"", 0.0)

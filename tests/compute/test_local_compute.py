@@ -72,6 +72,14 @@ def fail(order: str) -> None:
     raise ValueError(order)
 
 
+def tell_and_wait(order: tuple[Path, Path]) -> None:
+    """Keep a worker until there is the second file."""
+    told, leave = order
+    told.write_text(str(os.getpid()))
+    while not leave.exists():
+        time.sleep(0.01)
+
+
 def add_line(order: tuple[Path, str]) -> None:
     path, line = order
     with path.open("a") as stream:
@@ -144,11 +152,12 @@ def test_two_orders_run_at_the_same_time(compute, tmp_path):
 def test_the_most_urgent_of_many_is_carried_out_first(compute, tmp_path):
     begun = tmp_path / "begun"
     for name in "ab":
-        compute.submit(sleep_and_tell, (tmp_path / name, 1.0))
+        compute.submit(tell_and_wait, (tmp_path / name, tmp_path / "leave"))
     for name in "ab":
         told_id(tmp_path / name)
     others = [compute.submit(add_line, (begun, "other"), 1.0) for _ in range(100)]
     urgent = [compute.submit(add_line, (begun, "urgent"), 2.0) for _ in range(3)]
+    (tmp_path / "leave").touch()
     for future in (*others, *urgent):
         future.result(PATIENCE_S)
     # two workers write as they come: the last urgent one may be beside the first other

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import time
@@ -36,6 +38,16 @@ def test_variables_of_the_node_stand_in_its_path_and_the_directory_is_ones_own(t
     root = scratch_root(told, {"JOBFS": str(tmp_path)})
     assert root == tmp_path / "here" / f"prepipe-{os.getuid()}"
     assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_disk_without_locks_is_a_lost_place_and_nothing_is_left_there(root, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(PlaceLostError, match="No locks available"), scratch_directory(root):
+        pass
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize("environment", [{}, {"JOBFS": ""}])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -225,6 +226,29 @@ def test_a_scratch_directory_is_made_and_removed_where_none_is_given(tmp_path):
     with scratch_of(order) as scratch:
         (scratch / "file").touch()
     assert not scratch.exists()
+
+
+KILLED = """
+    import os, sys, tempfile
+    from pathlib import Path
+    from prepipe.config import Calibration
+    from prepipe.engines.base import Order
+    from prepipe.engines.external import scratch_of
+    with scratch_of(Order(Path("x"), "decam", Calibration(), Path("."))) as scratch:
+        (scratch / "half done").touch()
+        os.utime(scratch, (0, 0))
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_worker_left_of_it_is_removed_with_the_next(tmp_path, monkeypatch):
+    program = [sys.executable, "-c", textwrap.dedent(KILLED)]
+    died = subprocess.run(program, env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob("half done"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_of(Order(tmp_path / "x", "decam", Calibration(), tmp_path)):
+        assert not list(tmp_path.rglob("half done"))
 
 
 @pytest.fixture

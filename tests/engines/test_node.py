@@ -18,7 +18,7 @@ from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
 from prepipe.engines.builtin import carry_out
 from prepipe.engines.node import Node, on_node
-from prepipe.errors import ConfigError, InputError, PixelError, PlaceLostError, StorageError
+from prepipe.errors import ConfigError, PixelError, PlaceLostError, StorageError
 from prepipe.files import atomic_write
 from prepipe.model import Ccd as DetectorCcd
 from prepipe.model import Colour, Exposure, Grade, Kind, Reduction
@@ -33,6 +33,7 @@ def order(tmp_path):
     landed = tmp_path / "landed" / PACKET
     landed.parent.mkdir()
     landed.write_bytes(os.urandom(30000))
+    (tmp_path / "products").mkdir()
     return Order(landed, "decam", Calibration(), tmp_path / "products")
 
 
@@ -116,7 +117,7 @@ def test_nothing_is_left_of_a_failure_and_nothing_reaches_the_shared_disk(order,
     with pytest.raises(ValueError, match="in the middle"):
         on_node(fails, node, order)
     assert left_in(tmp_path / "own") == []
-    assert not order.products.exists()
+    assert list(order.products.iterdir()) == []
 
 
 def test_an_error_names_the_packet_by_its_own_path(order, node):
@@ -128,10 +129,17 @@ def test_an_error_names_the_packet_by_its_own_path(order, node):
     assert str(caught.value) == f"{order.source}: all pixels are zero"
 
 
-def test_a_packet_that_is_gone_is_refused_with_the_way_to_get_it_back(order, node):
+def test_a_node_that_does_not_see_a_packet_yet_does_not_condemn_it(order, node):
     order.source.unlink()
-    with pytest.raises(InputError, match=r"is gone; send it again"):
+    with pytest.raises(PlaceLostError, match=f"does not see {order.source}"):
         on_node(partial(engine, []), node, order)
+
+
+def test_products_go_to_the_shared_disk_and_not_where_it_should_be_mounted(order, node):
+    order.products.rmdir()
+    with pytest.raises(PlaceLostError, match=f"does not see {order.products}"):
+        on_node(partial(engine, []), node, order)
+    assert not order.products.exists()
 
 
 def test_a_node_that_does_not_see_the_shared_disk_is_a_lost_place(order, node):
@@ -141,6 +149,7 @@ def test_a_node_that_does_not_see_the_shared_disk_is_a_lost_place(order, node):
 
 
 def test_a_shared_disk_that_takes_no_products_is_no_fault_of_the_node(order, node):
+    order.products.rmdir()
     order.products.write_text("a file stands here")
     with pytest.raises(StorageError, match="a file stands"):
         on_node(partial(engine, []), node, order)
@@ -189,7 +198,7 @@ def test_a_full_disk_of_the_node_is_a_lost_place_and_nothing_is_left(order, smal
     with pytest.raises(PlaceLostError):
         on_node(work, Node(small_disk, 1), order)
     assert left_in(Path(small_disk)) == []
-    assert not order.products.exists()
+    assert list(order.products.iterdir()) == []
 
 
 def test_a_note_says_where_a_ccd_is_while_it_is_worked_on(order, node, monkeypatch):
@@ -225,6 +234,7 @@ def test_products_are_the_same_byte_by_byte_as_those_made_in_place(tmp_path):
     order = Order(raw, str(tmp_path / "plain.toml"), Calibration(), tmp_path / "in-place", hdu=0)
     one = carry_out(order)
     there = replace(order, products=tmp_path / "by-node")
+    there.products.mkdir()
     other = on_node(carry_out, Node(str(tmp_path / "own"), 1), there)
     assert planes(order.products)
     assert planes(order.products) == planes(there.products)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from prepipe.engines.repository import LOCK, sole_writer, tried_again
-from prepipe.errors import ConfigError, EngineError
+from prepipe.errors import ConfigError, EngineError, StorageError
 
 HOLDER = """
 import sys
@@ -43,7 +43,7 @@ def holder(tmp_path: Path):
 
 def test_another_process_waits_its_turn(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with (
-        pytest.raises(EngineError, match="others have been writing"),
+        pytest.raises(StorageError, match="others have been writing"),
         sole_writer(tmp_path, 0.5),
     ):
         pytest.fail("two at once")

@@ -170,6 +170,13 @@ def test_failing_again_in_quarantine_does_not_forget_where_it_was(
     assert row(journal, key).stage is Stage.PACKED
 
 
+def test_what_got_on_meanwhile_is_not_taken_out_of_the_queue(journal: Journal, key: CcdKey) -> None:
+    journal.advance(key, Stage.CALIBRATED)
+    taken = journal.fail(key, Stage.CALIBRATED, "cancelled by hand", only_at=Stage.LANDED)
+    row = journal.row(key)
+    assert (taken, row.stage, row.tries, row.reason) == (False, Stage.CALIBRATED, 0, "")
+
+
 def test_waiting_is_no_failure(journal: Journal, key: CcdKey) -> None:
     journal.wait(key, Stage.SENT, "the link is down")
     found = row(journal, key)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from postgresql_server import Server
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from prepipe.errors import ConfigError, StorageError
 from prepipe.model import Ccd, Colour, Exposure, Grade, Kind, Night, Reduction, Stage
@@ -202,12 +204,40 @@ def test_a_server_that_dies_within_a_transaction_leaves_all_or_nothing(
         server.close()
 
 
+def test_a_night_that_begins_while_nights_are_counted_breaks_nothing(
+    journal: Journal, where: Path | str
+) -> None:
+    journal.add_exposure(exposure(), CCDS[:1])
+    other, begun = Journal(where), iter([exposure(941421, night=Night.parse("2020-03-06"))])
+
+    def begin(*_: object) -> None:
+        for told in begun:
+            other.add_exposure(told, CCDS[:1])
+
+    event.listen(Engine, "after_cursor_execute", begin)
+    try:
+        figures = journal.counts()
+    finally:
+        event.remove(Engine, "after_cursor_execute", begin)
+        other.close()
+    assert figures[-1].stages == {Stage.FOUND: 1}
+    assert len(journal.counts()) == 2
+
+
 def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=NO_SERVER):
         Journal(f"postgresql+psycopg://prepipe@/postgres?host={tmp_path}")
 
 
-@pytest.mark.parametrize("url", ["postgresql//me:secret@host/db", "mysql://me:secret@host/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql//me:secret@host/db",
+        "mysql://me:secret@host/db",
+        "mysql://me:and@secret@host/db",
+        "mysql://me:x@host/db?password=secret",
+    ],
+)
 def test_a_wrong_url_is_a_wrong_setting_and_its_password_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigError, match="me:") as told:
         Journal(url)

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 
 from prepipe.cli.journals import Journals
 from prepipe.cluster.rescue import second_tries
+from prepipe.cluster.seeing import recent_seeing
 from prepipe.model import Colour, Grade, Night, Reduction, Stage
 from prepipe.store import CcdKey, Journal, tables
 from prepipe.store.database import open_engine
@@ -128,6 +129,7 @@ CALLS = {
     "the packets of a night": lambda j: j.packets(NEWEST),
     "the pointings around an exposure": lambda j: list(second_tries(j, CcdKey("decam", 50, 1))),
     "what waits for the archive": lambda j: j.originals(),
+    "the seeing of shortly before": lambda j: recent_seeing(j, j.exposure("decam", 50)),
     "how many are in quarantine": lambda j: j.number_at(Stage.QUARANTINED),
     "the status of the newest night": lambda j: Journals(None, j).status(),
 }
@@ -187,6 +189,14 @@ def test_nights_in_figures(journal: Journal) -> None:
     assert newest.stages == {Stage.CALIBRATED: 90, Stage.LANDED: 10}
     assert (oldest.exposures, oldest.stages) == (A_NIGHT, {Stage.CALIBRATED: 100})
     assert oldest.grades == {"yellow": 1}
+
+
+def test_the_seeing_of_shortly_before_is_found_along_an_index(
+    journal: Journal, where: Path | str
+) -> None:
+    (plan,) = plans(where, lambda: journal.rows(Stage.CALIBRATED, before=2e9, limit=200))
+    assert "ccds_in_turn" in plan
+    assert "TEMP B-TREE FOR ORDER BY" not in plan
 
 
 def test_what_waits_comes_in_the_order_of_time_whatever_was_registered_first(

@@ -69,7 +69,8 @@ def jobs(
     alive = is_in_use(site.cluster.work / INGEST_LOCK)
     shown = board.read() if alive else None
     with open_journals(site, read_only=True) as journals:
-        rows = journals.cluster.rows(Stage.LANDED) if journals.cluster is not None else []
+        journal = journals.cluster
+        rows = journal.rows(Stage.LANDED, whole=False) if journal is not None else []
     running = _running(board, shown, rows)
     busy = {(one.exposure, one.ccd) for one in running}
     waiting = _queue(row for row in rows if (row.key.exposure, row.key.ccd) not in busy)
@@ -210,7 +211,7 @@ def cancel(
         journal = journals.cluster
         for exposure in exposures or (None,):
             rows = (
-                journal.rows(Stage.LANDED, exposure=exposure, ccd=ccd, night=of_night)
+                journal.rows(Stage.LANDED, exposure=exposure, ccd=ccd, night=of_night, whole=False)
                 if journal is not None
                 else []
             )
@@ -218,7 +219,7 @@ def cancel(
             if not rows:
                 failures.add(str(exposure or night or "--all"), "nothing of it waits here")
         if journal is not None and not dry_run:
-            _take_out(journal, keys)
+            keys = _taken_out(journal, keys)
     if as_json:
         print_json({"dry_run": dry_run, "cancelled": keys})
     else:
@@ -227,9 +228,11 @@ def cancel(
     failures.finish()
 
 
-def _take_out(journal: Journal, keys: Iterable[CcdKey]) -> None:
-    for key in keys:
-        journal.fail(key, Stage.CALIBRATED, CANCELLED, limit=1)
+def _taken_out(journal: Journal, keys: Iterable[CcdKey]) -> list[CcdKey]:
+    """Those that were still waiting."""
+    return [
+        key for key in keys if journal.fail(key, Stage.CALIBRATED, CANCELLED, only_at=Stage.LANDED)
+    ]
 
 
 def drain(

@@ -214,11 +214,15 @@ def ingest(
 
 def _ingests(site: Site) -> str:
     """What an ingest watches, and why it may be silent at first."""
-    return (
-        f"watching {site.cluster.landing}, products go to {site.cluster.products}; "
+    compute = site.compute
+    workers = (
         f"{site.cluster.workers} workers get ready (on a new machine they compile first: about "
         "a minute)"
+        if compute.place == "local"
+        else f"up to {compute.jobs} jobs of {compute.at_once} CCDs are asked for from "
+        f"{compute.place} (`prepipe jobs` shows them)"
     )
+    return f"watching {site.cluster.landing}, products go to {site.cluster.products}; {workers}"
 
 
 def _show_ingested(display: Display, event: cluster.Event, *, once: bool) -> None:

@@ -42,6 +42,8 @@ def init(
         raise ConfigError(f"{out} is a directory: name a file, such as {out / DEFAULT_CONFIG}")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists: give another --out, or --force to overwrite it")
+    if like is not None and (engine is not None or every):
+        raise ConfigError("--like writes a file as it is: leave --engine and --all away")
     if like is not None:
         text = _example(like)
     else:

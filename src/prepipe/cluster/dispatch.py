@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prepipe.cluster.board import Board, UnderWay
 from prepipe.cluster.events import Event, What
-from prepipe.cluster.rescue import second_tries
+from prepipe.cluster.rescue import second_tries, with_every_rung
 from prepipe.cluster.seeing import recent_seeing
 from prepipe.cluster.throttle import Pace, may_begin
 from prepipe.compute import Compute, worker_traceback
@@ -47,6 +47,8 @@ LOSSES_A_TRY = 3
 LOOK_AHEAD = 64
 """Waiting CCDs read from the journal beyond those that can begin: zeros and flats take no room."""
 
+DRAINING = "it drains: nothing is begun until `prepipe drain --resume`"
+
 
 @dataclass(frozen=True)
 class _Flight:
@@ -55,6 +57,7 @@ class _Flight:
     row: CcdRow
     future: Future[Outcome]
     since: float
+    hints: tuple[PointingHint, ...]
 
 
 class Dispatcher:
@@ -82,10 +85,12 @@ class Dispatcher:
         self._rest_until: dict[CcdKey, float] = {}
         self._obstacles = 0
         self._next_probe = 0.0
+        self._met: Counter[CcdKey] = Counter()
         self._hints: dict[CcdKey, tuple[PointingHint, ...]] = {}
         self._losses: Counter[CcdKey] = Counter()
         self._pace = Pace(site.cluster.ccds_per_minute)
         self._trouble = ""
+        self._draining = False
         self.answered = threading.Event()
         """Set when a worker has answered."""
 
@@ -122,6 +127,10 @@ class Dispatcher:
 
     def _tend(self) -> Iterator[Event]:
         """Let the compute mend itself; what it cannot mend is told once."""
+        draining, known = self._board.draining, self._draining
+        self._draining = draining
+        if draining and not known:
+            yield Event(What.TROUBLE, "ingest", DRAINING)
         if self.drained:
             self._compute.release()
         trouble = self._compute.tend()
@@ -167,10 +176,11 @@ class Dispatcher:
             return self._fail(row, error)
         outcome = flight.future.result()
         seconds = sum(outcome.reduction.seconds.values())
-        self._journal.calibrated(key, outcome.reduction, outcome.grade, seconds)
-        self._rest_until.pop(key, None)
-        self._losses.pop(key, None)
-        self._obstacles = 0
+        reduction = with_every_rung(outcome.reduction, flight.hints)
+        self._journal.calibrated(key, reduction, outcome.grade, seconds)
+        for known in (self._rest_until, self._losses, self._met):
+            known.pop(key, None)
+        self._obstacles, self._next_probe = 0, 0.0
         self._rescue(key)
         text = "; ".join(outcome.grade.reasons)
         return Event(What.CALIBRATED, str(key), text, key, outcome.grade)
@@ -204,8 +214,7 @@ class Dispatcher:
 
     def _rest(self, key: CcdKey, times: int) -> None:
         """Leave a CCD alone, twice as long each time."""
-        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**times)
-        self._rest_until[key] = time.monotonic() + rest_s
+        self._rest_until[key] = time.monotonic() + self._rest_s(times)
 
     def _is_no_fault(self, row: CcdRow, error: PlaceLostError) -> bool:
         """Let a CCD that lost its node go on elsewhere; one that costs node after node may not."""
@@ -219,13 +228,22 @@ class Dispatcher:
         self._journal.wait(row.key, Stage.CALIBRATED, str(error))
         return True
 
+    def _rest_s(self, times: int) -> float:
+        """How long to leave something alone, twice as long each time, s."""
+        return min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0 ** min(times, 10))
+
     def _hold_up(self, row: CcdRow, obstacle: str) -> Event | None:
         """Let all wait for what is no fault of a CCD: a disk, a file that all need. Told once."""
         self._journal.wait(row.key, Stage.CALIBRATED, obstacle)
-        self._obstacles += 1
-        rest_s = min(_LONGEST_REST_S, self._site.cluster.poll_s * 2.0**self._obstacles)
-        self._next_probe = time.monotonic() + rest_s
-        first = self._obstacles == 1
+        now = time.monotonic()
+        first = not self._obstacles
+        if now >= self._next_probe:
+            # the others that were under way have met the same
+            self._obstacles += 1
+            self._next_probe = now + self._rest_s(self._obstacles)
+        # should it be in the way of this one alone, another finds that out, and goes on
+        self._met[row.key] += 1
+        self._rest_until[row.key] = self._next_probe + self._rest_s(self._met[row.key])
         return Event(What.TROUBLE, str(row.key), obstacle, row.key) if first else None
 
     def _begin(self) -> Iterator[Event]:
@@ -245,15 +263,17 @@ class Dispatcher:
         waiting = 0
         full = not room
         room = room if allowed is None else min(room, allowed)
+        now = time.monotonic()
+        self._rest_until = {key: end for key, end in self._rest_until.items() if end > now}
         looked_at = room + len(self._flying) + len(self._rest_until) + LOOK_AHEAD
         for row in self._journal.rows(Stage.LANDED, limit=looked_at):
-            if row.key in self._flying or self._rests(row.key):
+            if row.key in self._flying or row.key in self._rest_until:
                 continue
             if row.exposure.kind in _AWAIT_MASTERS and not self._engine.wants_calibrations:
                 self._journal.advance(row.key, Stage.CALIBRATED)
                 yield Event(What.AWAITING, str(row.key), "kept for the masters", row.key)
-            elif not os.path.lexists(row.packet):
-                failed = self._fail(row, InputError(_missing(row)))
+            elif (fault := _fault_of_packet(row)) is not None:
+                failed = self._fail(row, fault)
                 if failed is not None:
                     yield failed
             elif room:
@@ -267,11 +287,8 @@ class Dispatcher:
                 f"CCD is begun and {waiting} wait; free some space, then it goes on by itself"
             )
 
-    def _rests(self, key: CcdKey) -> bool:
-        return self._rest_until.get(key, 0.0) > time.monotonic()
-
     def _send(self, row: CcdRow) -> Event:
-        cluster = self._site.cluster
+        cluster, hints = self._site.cluster, self._hints.get(row.key, ())
         order = Order(
             source=Path(row.packet),
             camera=self._site.camera,
@@ -279,7 +296,7 @@ class Dispatcher:
             products=cluster.products,
             calibrations=self._library.choose(row.exposure, row.key.ccd, self._site.calibration),
             limits=self._site.limits,
-            hints=self._hints.pop(row.key, ()),
+            hints=hints,
             settings=self._site.engines,
             seeing_arcsec=self._recent_seeing(row),
         )
@@ -287,7 +304,8 @@ class Dispatcher:
         self._pace.begun()
         urgency = row.exposure.start.timestamp()
         future = self._compute.submit(self._work, order, urgency)
-        self._flying[row.key] = _Flight(row, future, time.time())
+        self._hints.pop(row.key, None)
+        self._flying[row.key] = _Flight(row, future, time.time(), hints)
         future.add_done_callback(lambda _: self.answered.set())
         return Event(What.BEGUN, str(row.key), "", row.key)
 
@@ -300,6 +318,17 @@ class Dispatcher:
         with storage_errors(products):
             products.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(products).free
+
+
+def _fault_of_packet(row: CcdRow) -> PrepipeError | None:
+    """Why a packet cannot be worked on; a disk that does not answer is no word on what it holds."""
+    try:
+        os.lstat(row.packet)
+    except FileNotFoundError:
+        return InputError(_missing(row))
+    except OSError as error:
+        return PlaceLostError(f"{row.packet} cannot be looked at: {error.strerror}")
+    return None
 
 
 def _missing(row: CcdRow) -> str:

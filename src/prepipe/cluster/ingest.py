@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from prepipe.cameras import load_camera
 from prepipe.cluster.board import Board
-from prepipe.cluster.dispatch import Dispatcher
+from prepipe.cluster.dispatch import DRAINING, Dispatcher
 from prepipe.cluster.events import Event, Report, What
 from prepipe.cluster.receive import Receiver
 from prepipe.compute import Compute
@@ -111,6 +111,8 @@ class Ingest:
             try:
                 self._take_and_serve(stop)
                 if once and self._receiver.settled and self._at_rest():
+                    if not self._dispatcher.idle and self._dispatcher.drained:
+                        self._report.troubles.append(DRAINING)
                     return
                 in_vain = 0
                 self._trouble = ""

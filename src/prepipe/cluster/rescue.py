@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from prepipe.model import PointingHint, Stage
+from prepipe.model import PointingHint, Reduction, Stage, WcsTry
 from prepipe.quality.rescue import EXPOSURES_AWAY, Pointing, can_be_helped, new_hints
 from prepipe.store import CcdKey, Journal, PointingRow
 
-__all__ = ["second_tries"]
+__all__ = ["second_tries", "with_every_rung"]
 
 
 def second_tries(
@@ -38,6 +39,21 @@ def second_tries(
     for row in rows:
         if can_be_helped(row.flags) and (hints := new_hints(_pointing(row), solved, row.rungs)):
             yield row, hints
+
+
+def with_every_rung(reduction: Reduction, hints: Iterable[PointingHint]) -> Reduction:
+    """A reduction that names all rungs of its ladder: one that it leaves out would come for ever.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    hints : iterable of PointingHint
+        What its engine was given.
+    """
+    known = {tried.rung for tried in reduction.wcs_tries}
+    left = dict.fromkeys(hint.rung for hint in hints if hint.rung not in known)
+    passed_over = (WcsTry(rung, False, False, ("PASSED_OVER",)) for rung in left)
+    return replace(reduction, wcs_tries=(*reduction.wcs_tries, *passed_over))
 
 
 def _pointing(row: PointingRow) -> Pointing:

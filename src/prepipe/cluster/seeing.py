@@ -15,6 +15,9 @@ NEWEST = 200
 ENOUGH = 20
 """CCDs of the band whose median is taken, the newest ones."""
 
+A_NIGHT_S = 43200.0
+"""No exposure of the same night begins so much later, s."""
+
 
 def recent_seeing(journal: Journal, exposure: Exposure) -> float | None:
     """Median seeing of the newest calibrated CCDs of an exposure's night and band.
@@ -29,11 +32,14 @@ def recent_seeing(journal: Journal, exposure: Exposure) -> float | None:
     float or None
         FWHM, arcsec; None if none was measured.
     """
-    rows = journal.rows(Stage.CALIBRATED, night=exposure.night, limit=NEWEST)
+    # asked for by night, all its CCDs would be read and sorted, for each that is begun
+    dawn = exposure.start.timestamp() + A_NIGHT_S
+    rows = journal.rows(Stage.CALIBRATED, before=dawn, limit=NEWEST)
     known = [
         row.reduction["seeing_arcsec"]
         for row in rows
         if row.exposure.kind is Kind.OBJECT
+        and row.exposure.night == exposure.night
         and (row.exposure.camera, row.exposure.band) == (exposure.camera, exposure.band)
         and row.reduction.get("seeing_arcsec")
     ]

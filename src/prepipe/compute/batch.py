@@ -94,6 +94,11 @@ class BatchCompute:
         Future
             Raises what `work` raised, `TransientError` if the worker died or hung over it,
             `PlaceLostError` if the node, its job or the broker was lost.
+
+        Raises
+        ------
+        TransientError
+            If there is no broker now.
         """
         promised: Future[Outcome] = Future()
         promised.set_running_or_notify_cancel()
@@ -105,6 +110,9 @@ class BatchCompute:
         if self._closed:
             promised.set_exception(PlaceLostError("the batch jobs were given up: start again"))
             return promised
+        if not self._broker.alive:
+            # an order that can only be lost would be held against its CCD
+            raise TransientError(self._trouble or "the broker of the batch jobs died")
         try:
             inner = self._broker.submit(packed, urgency)
         except Exception as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+import zmq
 from parsl.jobs.states import TERMINAL_STATES, JobState
 
 from prepipe.compute.base import Job
@@ -27,6 +28,7 @@ __all__ = ["Broker"]
 
 _ROUND_S = 1.0
 _SILENT_S = 60.0
+_SEND_MS = 1000
 _UNBORN = (JobState.FAILED, JobState.MISSING)
 _TAIL = 300
 
@@ -69,6 +71,7 @@ class Broker:
             commands = self._executor.command_client
             # it would wait for ever for one that died, or hangs
             commands.run = partial(commands.run, timeout_s=_SILENT_S)
+            self._executor.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, _SEND_MS)
         except Exception as error:
             self._kill()
             raise TransientError(f"the broker of the batch jobs does not start: {error}") from error
@@ -120,10 +123,13 @@ class Broker:
 
     def close(self) -> None:
         """Cancel its jobs and end its process; what was under way is lost."""
+        again = self._closing.is_set()
         self._closing.set()
         self._kill()
         with self._asking:  # a job that is being asked for right now is one more to cancel
             self._record.cancel_all()
+        if again:
+            return
         # it may wait for an answer of the process that is no more: not to be waited for
         Thread(target=self._clear_away, name="prepipe-shutdown", daemon=True).start()
 

@@ -77,16 +77,30 @@ def scratch_directory(root: Path) -> Iterator[Path]:
     """
     sweep(root)
     try:
-        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-        lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        directory, lock = _new_directory(root)
     except OSError as error:
         raise PlaceLostError(f"{_here(root)} cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
+
+
+def _new_directory(root: Path) -> tuple[Path, int]:
+    """A directory and its lock, which is held; neither, where one of them cannot be had."""
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    try:
+        lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            os.close(lock)
+            raise
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory, lock
 
 
 def sweep(root: Path) -> None:

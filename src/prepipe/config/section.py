@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -23,7 +23,7 @@ def _is_of_postgresql(told: str) -> str:
     url = urlsplit(told)
     if url.scheme not in SCHEMES:
         raise ValueError("write postgresql+psycopg://USER@HOST/DATABASE")
-    if url.password is not None:
+    if url.password is not None or "password" in parse_qs(url.query):
         raise ValueError("leave the password out: it belongs in ~/.pgpass or PGPASSWORD")
     return told
 

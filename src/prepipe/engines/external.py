@@ -23,6 +23,7 @@ from pathlib import Path
 from prepipe.codec.cards import keyword_of, split_cards
 from prepipe.codec.plain_image import plain_file
 from prepipe.codec.unpack import unpack
+from prepipe.compute.scratch import scratch_directory, scratch_root
 from prepipe.engines import guard
 from prepipe.engines.base import Order, Outcome
 from prepipe.engines.raw import RawCcd
@@ -93,22 +94,22 @@ class Ran:
 def scratch_of(order: Order) -> Iterator[Path]:
     """The order's own directory on the node's disk; a temporary one if it has none.
 
+    What killed workers left of temporary ones is removed with the next.
+
     Raises
     ------
     StorageError
-        If it cannot be made.
+        If the order's own cannot be made.
+    PlaceLostError
+        If a temporary one cannot be made.
     """
-    if order.scratch is not None:
-        with storage_errors(order.scratch):
-            order.scratch.mkdir(parents=True, exist_ok=True)
-        yield order.scratch
+    if order.scratch is None:
+        with scratch_directory(scratch_root(tempfile.gettempdir())) as directory:
+            yield directory
         return
-    with storage_errors(Path(tempfile.gettempdir())):
-        directory = tempfile.mkdtemp(prefix="prepipe-")
-    try:
-        yield Path(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with storage_errors(order.scratch):
+        order.scratch.mkdir(parents=True, exist_ok=True)
+    yield order.scratch
 
 
 def raw_file(order: Order, directory: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prepipe.compute.scratch import scratch_directory, scratch_root, shared_turn
 from prepipe.engines.base import Order, Outcome
-from prepipe.errors import InputError, PlaceLostError, PrepipeError, StorageError
+from prepipe.errors import PlaceLostError, PrepipeError, StorageError
 from prepipe.files import atomic_path, storage_errors
 
 __all__ = ["Node", "on_node"]
@@ -75,6 +75,8 @@ def _worked_on(
     work: Callable[[Order], Outcome], order: Order, here: Path, root: Path, slots: int
 ) -> Outcome:
     source, products, scratch = here / order.source.name, here / "products", here / "scratch"
+    # one that is not mounted could be made anew, on a disk that nobody else sees
+    _require_seen(order.products)
     with _own_disk():
         scratch.mkdir()
     with shared_turn(root, slots):
@@ -84,11 +86,15 @@ def _worked_on(
         return _delivered(outcome, products, order.products)
 
 
+def _require_seen(*paths: Path) -> None:
+    for path in paths:
+        if not os.path.lexists(path):
+            raise PlaceLostError(f"{os.uname().nodename} does not see {path}: is it mounted?")
+
+
 def _fetch(source: Path, target: Path) -> None:
-    if not source.parent.is_dir():
-        raise PlaceLostError(f"{os.uname().nodename} does not see {source.parent}: is it mounted?")
-    if not os.path.lexists(source):
-        raise InputError(f"{source}: is gone; send it again from the telescope")
+    # whether it is gone is for the ingest to say, which has just seen it; a node may lag behind
+    _require_seen(source.parent, source)
     try:
         packed = source.read_bytes()
     except OSError as error:

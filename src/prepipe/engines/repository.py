@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prepipe.errors import ConfigError, EngineError
+from prepipe.errors import ConfigError, EngineError, StorageError
 from prepipe.files import storage_errors
 
 __all__ = ["LOCK", "sole_writer", "tried_again"]
@@ -46,9 +46,8 @@ def sole_writer(root: Path, wait_s: float) -> Iterator[None]:
     ------
     ConfigError
         If the file system knows no locks.
-    EngineError
-        If others hold it too long.
     StorageError
+        If others hold it too long, or it cannot be made.
     """
     deadline = time.monotonic() + wait_s
     with storage_errors(root):
@@ -115,8 +114,9 @@ def _taken(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _too_long(root: Path, wait_s: float) -> EngineError:
-    return EngineError(
+def _too_long(root: Path, wait_s: float) -> StorageError:
+    """No fault of the CCD: it, and the others, wait."""
+    return StorageError(
         f"{root}: others have been writing into this repository for {wait_s:g} s; if none is, "
         f"look who holds {root / LOCK}"
     )

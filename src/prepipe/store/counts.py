@@ -36,11 +36,6 @@ class NightCounts:
 def counts_by_night(connection: Connection) -> list[NightCounts]:
     """Figures of every night, the newest first."""
     exposures, ccds = tables.exposures, tables.ccds
-    nights = select(exposures.c.night, func.count()).group_by(exposures.c.night)
-    counts = {
-        night: NightCounts(Night.parse(night), number)
-        for night, number in connection.execute(nights)
-    }
     # by exposure first, which needs the index alone
     each = (
         select(ccds.c.exposure_id, ccds.c.stage, ccds.c.grade, func.count().label("ccds"))
@@ -52,7 +47,14 @@ def counts_by_night(connection: Connection) -> list[NightCounts]:
         .join(exposures, each.c.exposure_id == exposures.c.id)
         .group_by(exposures.c.night, each.c.stage, each.c.grade)
     )
-    for night, stage, grade, number in connection.execute(together):
+    # nights last: one that begins in between must not be missing among them
+    found = connection.execute(together).all()
+    nights = select(exposures.c.night, func.count()).group_by(exposures.c.night)
+    counts = {
+        night: NightCounts(Night.parse(night), number)
+        for night, number in connection.execute(nights)
+    }
+    for night, stage, grade, number in found:
         counts[night].stages[Stage(stage)] += int(number)
         if grade and stage == Stage.CALIBRATED:
             counts[night].grades[grade] += int(number)

@@ -127,7 +127,7 @@ def _file_url(path: Path) -> URL:
 
 def _url(told: str) -> URL:
     # no password on a screen or in a log
-    shown = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", told)
+    shown = re.sub(r"(//[^:/@]*):.*@", r"\1:***@", told.partition("?")[0])
     try:
         url = make_url(told)
     except (SQLAlchemyError, ValueError) as error:

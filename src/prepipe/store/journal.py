@@ -249,6 +249,7 @@ class Journal:
         ccd: int | None = None,
         night: Night | None = None,
         kinds: Collection[Kind] = (),
+        before: float | None = None,
         limit: int | None = None,
         whole: bool = True,
     ) -> list[CcdRow]:
@@ -263,6 +264,8 @@ class Journal:
             Only this night.
         kinds : collection of Kind, optional
             Only exposures of these.
+        before : float, optional
+            Only exposures that began before, seconds since 1970.
         limit : int, optional
             At most so many.
         whole : bool
@@ -283,6 +286,8 @@ class Journal:
             query = query.where(tables.exposures.c.night == str(night))
         if kinds:
             query = query.where(tables.exposures.c.kind.in_([kind.value for kind in kinds]))
+        if before is not None:
+            query = query.where(tables.ccds.c.start < before)
         with self._reading() as connection:
             return ccd_rows(connection.execute(query.limit(limit)))
 
@@ -458,6 +463,7 @@ class Journal:
         *,
         traceback: str = "",
         limit: int = 1,
+        only_at: Stage | None = None,
     ) -> bool:
         """Note that the work towards `stage` failed.
 
@@ -465,6 +471,8 @@ class Journal:
         ----------
         limit : int
             With this many failures the CCD is quarantined.
+        only_at : Stage, optional
+            Nothing is noted of a CCD that is at another stage by now.
 
         Returns
         -------
@@ -476,6 +484,8 @@ class Journal:
             known = connection.execute(
                 select(tables.ccds.c.tries, tables.ccds.c.stage).where(tables.ccds.c.id == row_id)
             ).one()
+            if only_at is not None and known.stage != only_at:
+                return False
             tries = known.tries + 1
             quarantined = bool(tries >= limit)
             values: dict[str, Any] = {"tries": tries, "reason": reason, "traceback": traceback}
