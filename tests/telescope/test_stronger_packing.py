@@ -13,6 +13,7 @@ from tiny_raw import write_raw
 
 from prepipe.codec.packet import open_packet
 from prepipe.codec.wavelet import compile_kernels
+from prepipe.link.base import Held
 from prepipe.model import Stage
 from prepipe.store import CcdRow
 from prepipe.telescope import Happening
@@ -41,6 +42,17 @@ class WideLink(RecordingLink):
     """A line with a place for every packet."""
 
     concurrency = 64
+
+
+class SlowToAnswer(RecordingLink):
+    """A line on which the far side takes its time to say what it holds."""
+
+    concurrency = 2
+    recognises = False
+
+    def inventory(self, since: int = 0) -> dict[str, Held]:
+        time.sleep(3.0)
+        return super().inventory(since)
 
 
 def presets(telescope: Telescope) -> dict[int, set[str]]:
@@ -119,6 +131,18 @@ def test_a_backlog_of_the_cores_on_a_line_that_has_room_changes_nothing(
     telescope.push()
     assert telescope.told(Happening.PACKING) == []
     assert Counter(row.preset for row in telescope.journal.rows()) == {"precise": 12}
+
+
+def test_waiting_for_an_answer_of_the_far_side_makes_no_slow_line(telescope: Telescope) -> None:
+    compile_kernels()
+    telescope.link = SlowToAnswer(telescope.landing)
+    pack = {"codec": "wavelet", "preset": "precise", "strongest": "faint-link"}
+    telescope.configure(pack=pack | {"backlog_s": 5.0, "check_every": 0})
+    for number in range(1, 7):
+        write_raw(telescope.raw, number, CCDS, shape=SHAPE)
+    telescope.push()
+    assert telescope.stages() == {Stage.SENT: 18}
+    assert telescope.told(Happening.PACKING) == []
 
 
 @pytest.mark.parametrize("codec", ["wavelet", "jpeg2000"])
