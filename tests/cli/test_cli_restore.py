@@ -6,6 +6,8 @@ import json
 import shutil
 import sqlite3
 import subprocess
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 from astropy.io import fits
 
 from prepipe.cluster.receive import Receiver
-from prepipe.codec.packet import read_header
+from prepipe.codec.packet import open_packet, read_header, repack, write_packet
+from prepipe.model import Night
 from prepipe.simulate import simulate_night
 from prepipe.store import Journal
 
@@ -192,6 +195,92 @@ def test_packets_that_need_no_other_any_more_can_replace_residuals(run, site, tm
     shutil.rmtree(landing(site) / "done")
     assert run(*words, "--out", tmp_path / "out").exit_code == 0
     assert (tmp_path / "out" / "decam_00941420.fits").read_bytes() == raw(site).read_bytes()
+
+
+def test_a_residual_of_a_night_beyond_all_calendars_is_like_any_other(run, site, tmp_path):
+    path = landing(site) / "archive" / "decam_00941420_25.packet"
+    was = open_packet(path)
+    last = replace(was.packet.exposure, night=Night(date.max))
+    write_packet(path.parent, repack(replace(was, packet=replace(was.packet, exposure=last))))
+    answer = run("restore", 941420, "--config", site, "--out", tmp_path / "out")
+    assert answer.exit_code == 0, answer.stderr
+
+
+def test_a_file_that_is_there_and_holds_something_else_is_left_alone(run, site, tmp_path):
+    there = tmp_path / "out" / "decam_00941420.fits"
+    there.parent.mkdir()
+    there.write_bytes(raw(site).read_bytes() + bytes(2880))
+    before = there.read_bytes()
+    words = ("restore", 941420, "--config", site, "--out", there.parent)
+    answer = run(*words)
+    assert answer.exit_code == 1
+    assert f"{there}: is there already and holds something else" in answer.stderr
+    assert there.read_bytes() == before
+    assert list(there.parent.iterdir()) == [there]
+    there.unlink()
+    assert [run(*words).exit_code for _ in range(2)] == [0, 0], "the same may be made again"
+
+
+def test_hdus_that_never_came_are_told_the_last_ones_too(run, site_file, raw_file, tmp_path):
+    site_file.write_text(SETTINGS + 'pack.codec = "none"\n')
+    with fits.open(raw_file) as hdus:
+        focus = [fits.ImageHDU(hdus[1].data, name=f"FS{number}") for number in (1, 2, 3)]
+        for number, hdu in enumerate(focus):
+            hdu.header["CCDNUM"] = 63 + number
+        hdus[0].header["NEXTEND"] = 5
+        whole = fits.HDUList([hdus[0], hdus[1], focus[0], hdus[2], *focus[1:]])
+        whole.writeto(site_file.parent / "raw" / raw_file.name)
+    assert run("push", "--config", site_file, "--once").exit_code == 0
+    words = ("restore", 941420, "--config", site_file, "--out", tmp_path / "out")
+    (told,) = json.loads(run(*words, "--json").stdout)["files"]
+    assert told["hdus_left_out"] == [2, 4, 5]
+    assert "2, 4-5" in run(*words).stdout
+
+
+def test_a_primary_hdu_whose_own_image_is_not_carried_is_told_among_them(
+    run, site_file, raw_file, tmp_path
+):
+    site_file.write_text(SETTINGS + 'pack.codec = "none"\n')
+    with fits.open(raw_file) as hdus:
+        hdus[0].data = np.zeros((2, 4, 4), np.int16)
+        hdus.writeto(site_file.parent / "raw" / raw_file.name)
+    assert run("push", "--config", site_file, "--once").exit_code == 0
+    words = ("restore", 941420, "--config", site_file, "--out", tmp_path / "out", "--json")
+    (told,) = json.loads(run(*words).stdout)["files"]
+    assert told["hdus_left_out"] == [0]
+
+
+def test_an_original_of_before_the_raw_file_was_rewritten_is_none_of_what_was_sent(
+    run, site_file, raw_file, tmp_path
+):
+    site_file.write_text(SETTINGS + 'pack.archive = "whole"\n')
+    there = raw(site_file)
+    shutil.move(raw_file, there)
+    words = ("restore", 941420, "--config", site_file, "--out", tmp_path / "out")
+    for answer in ("archived", "rewritten", "archived"):
+        if answer == "rewritten":
+            with fits.open(there) as hdus:
+                for hdu in hdus[1:]:
+                    hdu.header["HISTORY"] = "written again"
+                    hdu.data[0] += 1
+                hdus.writeto(there, overwrite=True)
+        run("push", "--config", site_file, "--once")
+        if answer == "archived":
+            run("archive", "--config", site_file, "--once", "--now")
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            assert run(*words).exit_code == 0
+        else:
+            assert "CCD 25: CCD 25 of exposure 941420 was sent with a loss" in run(*words).stderr
+    assert (tmp_path / "out" / there.name.lower()).read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize("how", [(), ("--packets",)])
+def test_what_lies_in_the_archive_and_lost_something_is_no_original(run, site, tmp_path, how):
+    shutil.copy(base(site, 25), landing(site) / "archive")
+    answer = run("restore", 941420, "--config", site, "--out", tmp_path / "out", *how)
+    assert answer.exit_code == 1
+    assert "CCD 25 of exposure 941420 was sent with a loss" in answer.stderr
+    assert not list((tmp_path / "out").glob("*25.packet"))
 
 
 def test_a_residual_in_the_landing_directory_does_not_take_the_place_of_its_packet(run, site):

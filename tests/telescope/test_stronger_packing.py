@@ -13,9 +13,11 @@ from tiny_raw import write_raw
 
 from prepipe.codec.packet import open_packet
 from prepipe.codec.wavelet import compile_kernels
+from prepipe.link.base import Held
 from prepipe.model import Stage
 from prepipe.store import CcdRow
 from prepipe.telescope import Happening
+from prepipe.telescope.pack import Packer, Written
 
 SHAPE = (256, 512)
 CCDS = (1, 25, 44)
@@ -34,6 +36,23 @@ class SlowLink(RecordingLink):
         with self._line:
             time.sleep(packet.stat().st_size / self.bytes_per_s)
         return super().send(packet, urgency)
+
+
+class WideLink(RecordingLink):
+    """A line with a place for every packet."""
+
+    concurrency = 64
+
+
+class SlowToAnswer(RecordingLink):
+    """A line on which the far side takes its time to say what it holds."""
+
+    concurrency = 2
+    recognises = False
+
+    def inventory(self, since: int = 0) -> dict[str, Held]:
+        time.sleep(3.0)
+        return super().inventory(since)
 
 
 def presets(telescope: Telescope) -> dict[int, set[str]]:
@@ -89,6 +108,40 @@ def test_a_site_that_did_not_ask_for_it_keeps_its_preset_whatever_waits(
         write_raw(telescope.raw, number, CCDS, shape=SHAPE)
     telescope.push()
     assert Counter(row.preset for row in telescope.journal.rows()) == {"fast": 9}
+    assert telescope.told(Happening.PACKING) == []
+
+
+def test_a_backlog_of_the_cores_on_a_line_that_has_room_changes_nothing(
+    telescope: Telescope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack_at_once = Packer.pack
+
+    def pack_slowly(packer: Packer, row: CcdRow) -> Written:
+        time.sleep(0.4)
+        return pack_at_once(packer, row)
+
+    monkeypatch.setattr(Packer, "pack", pack_slowly)
+    compile_kernels()
+    telescope.link = WideLink(telescope.landing)
+    pack = {"codec": "wavelet", "preset": "precise", "strongest": "faint-link", "workers": 1}
+    pack |= {"backlog_s": 0.05, "check_every": 0}
+    telescope.configure(pack=pack, telescope={"poll_s": 0.5})
+    for number in range(1, 5):
+        write_raw(telescope.raw, number, CCDS, shape=SHAPE)
+    telescope.push()
+    assert telescope.told(Happening.PACKING) == []
+    assert Counter(row.preset for row in telescope.journal.rows()) == {"precise": 12}
+
+
+def test_waiting_for_an_answer_of_the_far_side_makes_no_slow_line(telescope: Telescope) -> None:
+    compile_kernels()
+    telescope.link = SlowToAnswer(telescope.landing)
+    pack = {"codec": "wavelet", "preset": "precise", "strongest": "faint-link"}
+    telescope.configure(pack=pack | {"backlog_s": 5.0, "check_every": 0})
+    for number in range(1, 7):
+        write_raw(telescope.raw, number, CCDS, shape=SHAPE)
+    telescope.push()
+    assert telescope.stages() == {Stage.SENT: 18}
     assert telescope.told(Happening.PACKING) == []
 
 

@@ -47,8 +47,9 @@ def restore(
 ) -> None:
     """Put raw files together again, bit for bit, from the landing directory and its archive.
 
-    Primary header and CCDs are those of the raw file, byte for byte; what prepipe does not
-    carry (guide and focus chips) is left out and told. A file appears only when it is whole.
+    Primary header and CCDs are those of the raw file, byte for byte. HDUs that no packet
+    brought (guide and focus chips, CCDs that never came) are left out and told. A file that is
+    there already is not touched.
     """
     from prepipe.cluster.originals import exposures_landed
 
@@ -153,12 +154,19 @@ def _report(told: list[dict[str, Any]], failures: Failures, *, as_json: bool) ->
             )
             for each in told
         ]
-        columns = (">exposure", ">CCDs", "HDUs not carried", "CCDs with odd sums", "file")
+        columns = (">exposure", ">CCDs", "HDUs left out", "CCDs with odd sums", "file")
         print_table(columns, rows)
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, numbers)) or "-"
+    """``3, 63-70``; a dash if there are none."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs) or "-"
 
 
 def register(app: typer.Typer) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from prepipe.codec import get_codec
 from prepipe.codec.base import RESIDUAL
 from prepipe.codec.checksums import verify_checksums
-from prepipe.codec.packet import OpenPacket, open_packet, opened, read_hdu, read_header
+from prepipe.codec.fits_bytes import HduSpan
+from prepipe.codec.headers import without_data
+from prepipe.codec.packet import OpenPacket, open_packet, opened, read_cards, read_hdu, read_header
 from prepipe.codec.residual import base_of, restored
 from prepipe.codec.unpack import image_hdu, primary_hdu
 from prepipe.errors import ConfigError, PacketError
-from prepipe.files import atomic_path, storage_errors
+from prepipe.files import atomic_path, content_checksum, storage_errors
 from prepipe.link.base import ARCHIVE, DONE
 from prepipe.model import Night, Packet
 from prepipe.names import parse_name
@@ -27,6 +28,9 @@ __all__ = [
     "original_packets",
     "restore_file",
 ]
+
+_MOST_HDUS = 9999
+"""A header may promise anything."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class RestoredFile:
     ccds : tuple of int
         In the order of the file.
     gaps : tuple of int
-        Numbers of HDUs of the raw file, up to the last one here, that no packet brought.
+        Numbers of HDUs of the raw file that no packet brought as they were: up to the last one
+        that its primary header tells of (NEXTEND), else up to the last one here.
     odd_sums : tuple of int
         CCDs whose DATASUM or CHECKSUM does not fit; nor did it in the raw file.
     """
@@ -124,7 +129,7 @@ def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]
         sent = exposure.sent.get(ccd)
         if sent is not None and _is_original(read_header(sent)):
             there[ccd] = sent
-        elif ccd in exposure.archived:
+        elif ccd in exposure.archived and _brings_original(exposure.archived[ccd], sent):
             there[ccd] = exposure.archived[ccd]
         else:
             missing[ccd] = (
@@ -132,6 +137,17 @@ def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]
                 "is not in the archive yet; run `prepipe archive` at the telescope"
             )
     return there, missing
+
+
+def _brings_original(archived: Path, sent: Path | None) -> bool:
+    """Whether an archived packet brings the original of one sent with a loss.
+
+    Of a raw file that was rewritten since the cards are others; a residual knows its base.
+    """
+    packet = read_header(archived)
+    if packet.codec == RESIDUAL:
+        return True
+    return _is_original(packet) and (sent is None or read_cards(sent) == read_cards(archived))
 
 
 def original_of(path: Path, places: Sequence[Path] = ()) -> OpenPacket:
@@ -159,7 +175,8 @@ def original_of(path: Path, places: Sequence[Path] = ()) -> OpenPacket:
 def restore_file(packets: Iterable[Path], places: Sequence[Path], out_dir: Path) -> RestoredFile:
     """Put the raw file of an exposure together.
 
-    Every HDU that a packet brought is byte for byte that of the raw file, in its order.
+    Every HDU that a packet brought is byte for byte that of the raw file, in its order. A file
+    that is there already is left alone.
 
     Parameters
     ----------
@@ -177,6 +194,8 @@ def restore_file(packets: Iterable[Path], places: Sequence[Path], out_dir: Path)
 
     Raises
     ------
+    ConfigError
+        If a file of that name is there and holds something else.
     PacketError
         If a packet is damaged, a base is not there, or the packets are not of one raw file.
     StorageError
@@ -194,10 +213,30 @@ def restore_file(packets: Iterable[Path], places: Sequence[Path], out_dir: Path)
                 stream.writelines(image_hdu(original)[:2])
                 ccds.append(original.packet.ccd.number)
         sums = verify_checksums(partial)[-len(ccds) :]
+        _require_no_other(path, partial)
     odd = [ccd for ccd, found in zip(ccds, sums, strict=True) if False in (found.data, found.hdu)]
-    hdus = [0, *(hdu for hdu, _ in ordered)]
-    gaps = [gap for left, right in pairwise(hdus) for gap in range(left + 1, right)]
-    return RestoredFile(path, tuple(ccds), tuple(gaps), tuple(odd))
+    gaps = _gaps(first, {hdu for hdu, _ in ordered})
+    return RestoredFile(path, tuple(ccds), gaps, tuple(odd))
+
+
+def _require_no_other(path: Path, made: Path) -> None:
+    """What is there may be the raw file itself, or an exposure of which more had landed."""
+    if path.exists() and content_checksum(path) != content_checksum(made):
+        raise ConfigError(
+            f"{path}: is there already and holds something else; remove it, or give another --out"
+        )
+
+
+def _gaps(first: OpenPacket, there: set[int]) -> tuple[int, ...]:
+    """HDUs of the raw file that are not in a file made of these."""
+    header = first.primary_header
+    if header and without_data(header) == header:
+        there = {0, *there}
+    promised = HduSpan(0, 0, header, 0).value("NEXTEND") if header else None
+    last = max(there)
+    if isinstance(promised, int):
+        last = max(last, min(promised, _MOST_HDUS))
+    return tuple(hdu for hdu in range(last + 1) if hdu not in there)
 
 
 def _of_one_file(
@@ -250,8 +289,8 @@ def _base(residual: Packet, places: Sequence[Path]) -> OpenPacket:
 
 
 def _candidates(residual: Packet, places: Iterable[Path]) -> Iterator[Path]:
-    name, night = residual.file_name, residual.exposure.night.ut_name
+    name = residual.file_name
     for place in places:
-        for path in (place, place / name, place / DONE / night / name):
+        for path in (place, place / name, *sorted(place.glob(f"{DONE}/ut*/{name}"))):
             if path.name == name and path.is_file():
                 yield path

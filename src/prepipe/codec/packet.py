@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "open_packet",
     "opened",
+    "read_cards",
     "read_hdu",
     "read_header",
     "repack",
@@ -219,6 +220,13 @@ def read_hdu(path: Path) -> int:
     """Number of the HDU, in its raw file, that a packet was made of; raises as `read_header`."""
     with storage_errors(path), path.open("rb") as stream:
         return _read_start(stream, path)[0].hdu
+
+
+def read_cards(path: Path) -> tuple[bytes, bytes]:
+    """Header units of the primary HDU and of the image; raises as `read_header`."""
+    with storage_errors(path), path.open("rb") as stream:
+        head, cards, _ = _read_start(stream, path)
+        return _split_headers(head, cards, path)
 
 
 def verify(path: Path, *, check_name: bool = True) -> Packet:

@@ -2,8 +2,8 @@
 
 What waits is told in seconds of line time: its bytes, as far as they are packed or as they will
 be, divided by what the line carries. Above ``pack.backlog_s`` the next stronger preset is taken,
-below a quarter of it the next milder one. A step changes the bytes of what waits by less than
-that quarter, so that none is taken back for its own sake.
+below a quarter of it the next milder one. A step changes the bytes of what waits by less than a
+half, so that none is taken back for its own sake.
 """
 
 from __future__ import annotations

@@ -187,8 +187,8 @@ class Traffic:
         try:
             self._far_side.look(may_ask=not self._senders.obstacle.blocks)
             self._course.keep()
-            self._adapt()
             self._start_sending()
+            self._adapt()
             self._start_packing()
         except LinkError as error:
             self._meet(self._senders, error)
@@ -201,8 +201,9 @@ class Traffic:
         adaptation, now = self._adaptation, self._clock()
         if adaptation is None:
             return
-        # a packet that waits is one for which the line has no place
-        is_full = self._schedule.front is not None and not self._senders.obstacle.text
+        # a packet that still waits, and for no answer, is one for which the line has no place
+        waits = self._schedule.front is not None and not self._far_side.is_wanted
+        is_full = waits and not self._senders.obstacle.text
         adaptation.speed.look(now, is_full=is_full)
         if now < self._next_decision:
             return
