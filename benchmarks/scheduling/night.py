@@ -164,11 +164,20 @@ class _Daemon:
 
     def kill_a_worker(self) -> int:
         """Kill a process that takes CCDs, as a lack of memory does; how many it found."""
+        return _kill([made[-1] for made in self._pools()][:1])
+
+    def kill_a_keeper(self) -> int:
+        """Kill the process that a pool of workers keeps its notes in; how many it found."""
+        return _kill([made[0] for made in self._pools()][:1])
+
+    def _pools(self) -> Iterator[list[psutil.Process]]:
+        """Of each pool of workers the processes that it made, its keeper first."""
         for process in psutil.process_iter():
-            if _is_worker(process, self._environment["NIGHT_ENDED"]):
-                process.kill()
-                return 1
-        return 0
+            if _is_pool(process, self._environment["NIGHT_ENDED"]):
+                children = process.children()
+                made = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+                if len(made) > 1:
+                    yield sorted(made, key=psutil.Process.create_time)
 
     def below(self, name: str) -> list[psutil.Process]:
         """Its broker, by the broker's name."""
@@ -210,6 +219,7 @@ def _faults(
         ("the broker is killed", lambda: _kill(daemon.below("interchange"))),
         ("all jobs are cancelled", lambda: slurm.cancel(slurm.running_jobs())),
         ("a worker is killed", daemon.kill_a_worker),
+        ("what a pool keeps its notes in is killed", daemon.kill_a_keeper),
     ]
     step = (night_s - 10.0) / len(plan)
     at = FIRST_AT_S + step / 2
@@ -218,22 +228,14 @@ def _faults(
         at += RESTART_S if "daemon is killed" in what else step
 
 
-def _is_worker(process: psutil.Process, mark: str) -> bool:
-    """Whether it works on CCDs of this night: other nights may be on the same machine."""
+def _is_pool(process: psutil.Process, mark: str) -> bool:
+    """Whether it is a pool of this night: other nights may be on the same machine."""
     try:
-        words = " ".join(process.cmdline())
+        words = process.cmdline()
         ours = process.environ().get("NIGHT_ENDED") == mark
     except psutil.Error:
         return False
-    return ours and "multiprocessing.spawn" in words and "HTEX" not in words and _is_pool(process)
-
-
-def _is_pool(process: psutil.Process) -> bool:
-    try:
-        parent = process.parent()
-        return parent is not None and "process_worker_pool" in " ".join(parent.cmdline())
-    except psutil.Error:
-        return False
+    return ours and len(words) > 1 and words[1].endswith("process_worker_pool.py")
 
 
 def _kill(processes: list[psutil.Process]) -> int:

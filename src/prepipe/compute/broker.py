@@ -167,6 +167,7 @@ class Broker:
         self._jobs = tuple(self._job(block, states[block], managers.get(block)) for block in alive)
         if looked:
             self._end_those_on_hold(managers)
+            self._end_those_lost(alive, managers)
         if not self._away:
             usable = sum(_takes_work(managers.get(block)) for block in alive)
             self._scale(usable, len(alive))
@@ -215,6 +216,16 @@ class Broker:
         ]
         if held:
             self._executor.provider.cancel(held)
+
+    def _end_those_lost(self, alive: list[str], managers: dict[str, Any]) -> None:
+        """Cancel jobs whose workers have fallen silent: the scheduler may believe in them long."""
+        lost = [
+            self._executor.blocks_to_job_id[block]
+            for block in alive
+            if block in self._born and block not in managers
+        ]
+        if lost:
+            self._executor.provider.cancel(lost)
 
     def _note_births(self, managers: dict[str, Any]) -> None:
         if not managers.keys() <= self._born:

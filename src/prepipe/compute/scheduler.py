@@ -17,6 +17,7 @@ from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 from parsl.launchers import SimpleLauncher
 from parsl.providers import PBSProProvider, SlurmProvider, TorqueProvider
 
+from prepipe.compute import pool
 from prepipe.compute.record import JobRecord
 from prepipe.config import Compute
 from prepipe.errors import ConfigError, TransientError
@@ -30,8 +31,8 @@ COMMANDS = {
 }
 """What each batch system must offer on this host."""
 
-HEARTBEAT_S = 5
-LOST_AFTER_S = 20
+HEARTBEAT_S = 3
+LOST_AFTER_S = 12
 """Silence after which a node is given up, and after which a node gives up its broker."""
 
 START_S = 60
@@ -78,7 +79,7 @@ def make_executor(
     executor = HighThroughputExecutor(
         label="ccds",
         provider=make_provider(settings, record),
-        launch_cmd=f"{programs}/{DEFAULT_LAUNCH_CMD}",
+        launch_cmd=f"{sys.executable} {pool.__file__} {programs}/{DEFAULT_LAUNCH_CMD}",
         interchange_launch_cmd=[*_dying_with_us(), str(programs / "interchange.py")],
         address=settings.address or None,
         worker_port_range=settings.ports,
