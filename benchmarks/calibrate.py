@@ -28,15 +28,15 @@ from astropy.wcs import WCS
 from calibration import accuracy, astrometry, fields, peers, pictures
 
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.refcat import ReferenceCatalogue
+from prepipe.calibrate.sky.refcat import ReferenceCatalogue
 from prepipe.cameras import load_camera
 from prepipe.config import Calibration
 from prepipe.engines.base import Order
-from prepipe.engines.buffers import Buffers
-from prepipe.engines.builtin import Stopwatch, reduce_ccd
+from prepipe.engines.builtin.buffers import Buffers
+from prepipe.engines.builtin.reduce import Stopwatch, reduce_ccd
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import list_ccds, read_ccd
-from prepipe.engines.reference import load_reference
+from prepipe.engines.references.source import load_reference
 
 Row = dict[str, Any]
 CAMERA = load_camera("decam")

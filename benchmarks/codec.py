@@ -37,7 +37,7 @@ from packing import codecs, residuals
 from packing.codecs import Speed, Way
 from packing.frames import TEMPLATE_DEPTH, Truth, grey_frame
 
-from prepipe.calibrate.background import subtract
+from prepipe.calibrate.stars.background import subtract
 from prepipe.cameras import load_camera
 from prepipe.codec import codec_names
 from prepipe.codec.pack import pack_ccd

@@ -31,13 +31,13 @@ from photutils.psf import EPSFBuilder, PSFPhotometry, SourceGrouper, extract_sta
 from scipy.spatial import cKDTree
 
 from prepipe.calibrate.flags import Mask, SourceFlag
-from prepipe.calibrate.psf_photometry import fit_stars
-from prepipe.calibrate.tpv import Tpv
+from prepipe.calibrate.sky.tpv import Tpv
+from prepipe.calibrate.stars.psf_photometry import fit_stars
 from prepipe.cameras import load_camera
-from prepipe.engines.masters import gather, make_master
+from prepipe.engines.builtin.steps import Clean, Masters, Measured, clean_pixels, measure_sources
+from prepipe.engines.detector.masters import gather, make_master
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import list_ccds, read_ccd
-from prepipe.engines.steps import Clean, Masters, Measured, clean_pixels, measure_sources
 from prepipe.model import Kind
 from prepipe.simulate import Settings, read_truth, simulate_exposure
 from prepipe.simulate.stars import StarField

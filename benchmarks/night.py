@@ -27,19 +27,19 @@ import numpy as np
 import sep
 from astropy.io import fits
 
-from prepipe.calibrate.background import measure_background, subtract
-from prepipe.calibrate.detrend import detrend
+from prepipe.calibrate.detector.detrend import detrend
+from prepipe.calibrate.stars.background import measure_background, subtract
 from prepipe.cameras import load_camera
 from prepipe.cli.night import run_demo
 from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import verify, write_packet
 from prepipe.config import Calibration
 from prepipe.engines.base import Order
-from prepipe.engines.buffers import Buffers
-from prepipe.engines.builtin import Stopwatch, reduce_ccd
-from prepipe.engines.masters import gather, make_master
+from prepipe.engines.builtin.buffers import Buffers
+from prepipe.engines.builtin.reduce import Stopwatch, reduce_ccd
+from prepipe.engines.detector.masters import gather, make_master
 from prepipe.engines.raw import RawCcd, list_ccds, read_ccd
-from prepipe.engines.reference import load_reference
+from prepipe.engines.references.source import load_reference
 from prepipe.model import Kind, Layout
 from prepipe.simulate import Settings, simulate_exposure
 

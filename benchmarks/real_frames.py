@@ -30,13 +30,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
-from prepipe.calibrate.overscan import overscan_levels, overscan_noise
+from prepipe.calibrate.detector.overscan import overscan_levels, overscan_noise
 from prepipe.cameras import load_camera
 from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
+from prepipe.engines.builtin.steps import Masters, clean_pixels, measure_sources
 from prepipe.engines.raw import list_ccds, read_ccd
-from prepipe.engines.steps import Masters, clean_pixels, measure_sources
 from prepipe.model import PointingHint
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

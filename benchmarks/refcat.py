@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import dataset, parquet
 
-from prepipe.calibrate.refcat import ReferenceSource
-from prepipe.engines.reference import load_reference
-from prepipe.engines.reference_build import build_store, find_sources
+from prepipe.calibrate.sky.refcat import ReferenceSource
+from prepipe.engines.references.build import build_store, find_sources
+from prepipe.engines.references.source import load_reference
 
 RADIUS_DEG = 0.18
 """What a CCD of DECam may have seen: half its diagonal and the search around it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
     for other in imports(path) - {room}:
         assert (room, other) not in NEVER
         assert floor(other) < floor(room) or (room, other) in ALLOWED, f"{room} imports {other}"
+
+
+INNER = {
+    "calibrate": ("flags", "detector", "stars", "sky"),
+    "engines": ("references", "detector", "builtin"),
+}
+"""Folders of a room, from the ground up."""
+
+
+@pytest.mark.parametrize(("room", "folder"), [(r, f) for r, names in INNER.items() for f in names])
+def test_a_folder_imports_only_folders_below_it(room: str, folder: str) -> None:
+    order = INNER[room]
+    paths = [*(SOURCE / room / folder).rglob("*.py"), *(SOURCE / room).glob(f"{folder}.py")]
+    assert paths
+    text = "\n".join(path.read_text() for path in paths)
+    used = set(re.findall(rf"from prepipe\.{room}\.(\w+)", text)) & set(order)
+    assert all(order.index(other) <= order.index(folder) for other in used)
 
 
 def test_the_simulator_stands_apart() -> None:

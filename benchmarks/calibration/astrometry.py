@@ -17,10 +17,10 @@ from astropy.io.fits import FITS_rec
 from numpy.typing import NDArray
 
 from calibration.fields import Field
-from prepipe.calibrate.astrometry import AstrometrySettings, AstrometrySolution, solve
 from prepipe.calibrate.flags import SourceFlag
-from prepipe.calibrate.refcat import ReferenceStars
-from prepipe.calibrate.tpv import Tpv
+from prepipe.calibrate.sky.astrometry import AstrometrySettings, AstrometrySolution, solve
+from prepipe.calibrate.sky.refcat import ReferenceStars
+from prepipe.calibrate.sky.tpv import Tpv
 from prepipe.simulate.focal_plane import Detector, chosen_detectors
 from prepipe.simulate.headers import distortion
 from prepipe.simulate.stars import StarField

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from prepipe.cameras import load_camera
-from prepipe.engines.masters import gather, make_master
+from prepipe.engines.detector.masters import gather, make_master
 from prepipe.model import Kind
 from prepipe.simulate import Settings, simulate_exposure
 from prepipe.simulate.detector import bias_of, read_out, respond, saturate

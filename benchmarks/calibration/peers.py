@@ -26,8 +26,8 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from prepipe.calibrate.refcat import ReferenceCatalogue
-from prepipe.engines.builtin import Stopwatch
+from prepipe.calibrate.sky.refcat import ReferenceCatalogue
+from prepipe.engines.builtin.reduce import Stopwatch
 from prepipe.model import Layout
 
 PROGRAMS = ("source-extractor", "scamp", "missfits", "fpack")

@@ -13,7 +13,7 @@ from prepipe.codec.packet import write_packet
 from prepipe.compute import LocalCompute
 from prepipe.config import Calibration, Cluster, Site
 from prepipe.engines.choice import open_engine
-from prepipe.engines.masters import gather, make_master
+from prepipe.engines.detector.masters import gather, make_master
 from prepipe.engines.raw import list_ccds, read_ccd
 from prepipe.model import Kind, Stage
 from prepipe.simulate import Settings, simulate_exposure

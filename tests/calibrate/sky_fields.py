@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prepipe.calibrate.refcat import ReferenceStars
-from prepipe.calibrate.tpv import Tpv
+from prepipe.calibrate.sky.refcat import ReferenceStars
+from prepipe.calibrate.sky.tpv import Tpv
 
 SHAPE = (4094, 2046)
 

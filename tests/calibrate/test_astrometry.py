@@ -17,13 +17,13 @@ import pytest
 from astropy.io import fits
 from sky_fields import DECAM, SHAPE, Field, grid_error_mas, make_field, nominal
 
-from prepipe.calibrate.astrometry import VETOES, AstrometrySettings, solve
 from prepipe.calibrate.flags import SourceFlag
-from prepipe.calibrate.refcat import ReferenceStars
-from prepipe.calibrate.sources import Sources
-from prepipe.calibrate.tpv import POWERS, Tpv, gnomonic
-from prepipe.engines.reference import load_reference
-from prepipe.engines.sky import _attempt
+from prepipe.calibrate.sky.astrometry import VETOES, AstrometrySettings, solve
+from prepipe.calibrate.sky.refcat import ReferenceStars
+from prepipe.calibrate.sky.tpv import POWERS, Tpv, gnomonic
+from prepipe.calibrate.stars.sources import Sources
+from prepipe.engines.builtin.sky import _attempt
+from prepipe.engines.references.source import load_reference
 
 SDSS = Tpv.from_header(
     {

@@ -8,8 +8,8 @@ import sep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepipe.calibrate.background import mark_silent, measure_background, subtract
 from prepipe.calibrate.flags import Mask
+from prepipe.calibrate.stars.background import mark_silent, measure_background, subtract
 from prepipe.errors import ConfigError, PixelError
 
 NOISE = 15.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from raw_frames import two_amplifiers
 
-from prepipe.calibrate.bad_pixels import bad_from_boxes, bad_from_image
+from prepipe.calibrate.detector.bad_pixels import bad_from_boxes, bad_from_image
 from prepipe.errors import PixelError
 from prepipe.model import Box
 

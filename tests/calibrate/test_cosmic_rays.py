@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prepipe.calibrate.background import measure_background
-from prepipe.calibrate.cosmic_rays import find_cosmic_rays
 from prepipe.calibrate.flags import Mask
+from prepipe.calibrate.stars.background import measure_background
+from prepipe.calibrate.stars.cosmic_rays import find_cosmic_rays
 from prepipe.errors import ConfigError, PixelError
 
 SHAPE = (400, 400)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_frames import GAINS, READ_NOISE, read_out, two_amplifiers
 
-from prepipe.calibrate.crosstalk import (
+from prepipe.calibrate.detector.crosstalk import (
     NEGLIGIBLE,
     Coupling,
     CrosstalkTable,
@@ -22,7 +22,7 @@ from prepipe.calibrate.crosstalk import (
     read_together,
     typical_noise,
 )
-from prepipe.calibrate.detrend import detrend, overscan_subtract_trim
+from prepipe.calibrate.detector.detrend import detrend, overscan_subtract_trim
 from prepipe.calibrate.flags import Mask
 from prepipe.errors import PixelError
 from prepipe.model import Box, Layout

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as npst
 from scipy.ndimage import convolve1d
 from star_image import SIGMA_TO_FWHM, Field, gaussian, grid_of_stars, match, moffat, render
 
-from prepipe.calibrate.detection import Peaks, detect, matched_filter
 from prepipe.calibrate.flags import Mask
+from prepipe.calibrate.stars.detection import Peaks, detect, matched_filter
 from prepipe.errors import ConfigError, PixelError
 
 FWHM = 4.0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_frames import GAINS, READ_NOISE, SATURATION, read_out, two_amplifiers
 
-from prepipe.calibrate.detrend import MINIMUM_FLAT, detrend, overscan_subtract_trim
+from prepipe.calibrate.detector.detrend import MINIMUM_FLAT, detrend, overscan_subtract_trim
 from prepipe.calibrate.flags import Mask
 from prepipe.errors import PixelError
 from prepipe.model import Box, Layout

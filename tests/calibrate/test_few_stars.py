@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sky_fields import SHAPE, Field, grid_error_mas, make_field
 
-from prepipe.calibrate.astrometry import AstrometrySettings, AstrometrySolution, solve
-from prepipe.calibrate.refcat import ReferenceStars
-from prepipe.calibrate.tpv import Tpv
+from prepipe.calibrate.sky.astrometry import AstrometrySettings, AstrometrySolution, solve
+from prepipe.calibrate.sky.refcat import ReferenceStars
+from prepipe.calibrate.sky.tpv import Tpv
 
 RELAXED = AstrometrySettings(search_arcsec=25.0, rms_limit_mas=275.0, min_matches=5)
 SPURIOUS = 40

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepipe.calibrate.least_squares import clipped_fit, joint_normal, largest_error, leverage
+from prepipe.calibrate.sky.least_squares import clipped_fit, joint_normal, largest_error, leverage
 
 
 def basis_of(x: np.ndarray, y: np.ndarray, terms: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from raw_frames import GAINS, two_amplifiers
 
-from prepipe.calibrate.detrend import detrend, overscan_subtract_trim
-from prepipe.calibrate.linearity import TABLE_SIZE, linear_table, linearise
+from prepipe.calibrate.detector.detrend import detrend, overscan_subtract_trim
+from prepipe.calibrate.detector.linearity import TABLE_SIZE, linear_table, linearise
 from prepipe.errors import PixelError
 
 PLAIN = two_amplifiers(rows=40, columns=64, overscan=10)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from raw_frames import read_out, two_amplifiers
 
-from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.masks import (
+from prepipe.calibrate.detector.masks import (
     TRAIL_MARGIN,
     blind_edges,
     find_dead,
@@ -20,6 +19,7 @@ from prepipe.calibrate.masks import (
     interpolate_bad,
     saturated_fraction,
 )
+from prepipe.calibrate.flags import Mask
 
 LAYOUT = two_amplifiers(200, 64)
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_frames import GAINS, READ_NOISE, read_out, two_amplifiers
 
-from prepipe.calibrate.detrend import MINIMUM_FLAT, detrend, overscan_subtract_trim
+from prepipe.calibrate.detector.detrend import MINIMUM_FLAT, detrend, overscan_subtract_trim
+from prepipe.calibrate.detector.master_change import compare_masters
+from prepipe.calibrate.detector.masters import combine, combine_bias, combine_flat
+from prepipe.calibrate.detector.odd_frames import odd_flats, odd_zeros
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.master_change import compare_masters
-from prepipe.calibrate.masters import combine, combine_bias, combine_flat
-from prepipe.calibrate.odd_frames import odd_flats, odd_zeros
 from prepipe.errors import ConfigError, PixelError
 
 LAYOUT = two_amplifiers(200, 100)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from scipy.stats import poisson
 
-from prepipe.calibrate.matching import log10_chance, nearest_pairs, vote_for_offset
+from prepipe.calibrate.sky.matching import log10_chance, nearest_pairs, vote_for_offset
 
 
 @given(count=st.integers(1, 400), expected=st.floats(1e-3, 100.0))

@@ -24,9 +24,9 @@ from star_image import (
     render,
 )
 
-from prepipe.calibrate.detection import Peaks, detect, matched_filter
 from prepipe.calibrate.flags import Mask, SourceFlag
-from prepipe.calibrate.measurement import Sources, aperture_correction, measure
+from prepipe.calibrate.stars.detection import Peaks, detect, matched_filter
+from prepipe.calibrate.stars.measurement import Sources, aperture_correction, measure
 from prepipe.errors import ConfigError, PixelError
 
 FWHM = 4.0

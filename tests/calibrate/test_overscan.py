@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_frames import GAINS, READ_NOISE, drift, read_out, two_amplifiers
 
-from prepipe.calibrate.overscan import (
+from prepipe.calibrate.detector.overscan import (
     overscan_levels,
     overscan_noise,
     overscan_rows,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepipe.calibrate.background import Background, measure_background
-from prepipe.calibrate.packing_noise import PackingNoise
+from prepipe.calibrate.stars.background import Background, measure_background
+from prepipe.calibrate.stars.packing_noise import PackingNoise
 
 TOLD = {"rms_error_sigma": 0.83, "noise_adu": 4.0, "expected_scatter": 0.2}
 GAIN = 4.0

@@ -17,10 +17,10 @@ from raw_frames import READ_NOISE, read_out, two_amplifiers
 from star_image import gaussian, grid_of_stars
 from test_cosmic_rays import NOISE, SHAPE, SKY, expose, search, star_field, tracks
 
-from prepipe.calibrate.detrend import detrend
+from prepipe.calibrate.detector.detrend import detrend
+from prepipe.calibrate.detector.masters import combine
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.masters import combine
-from prepipe.calibrate.psf import find_sources
+from prepipe.calibrate.stars.psf import find_sources
 from prepipe.model import Amplifier
 
 LAYOUT = two_amplifiers(300, 96)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from prepipe.calibrate.photometry import enclosed_light, limiting_magnitude, zero_point
+from prepipe.calibrate.sky.photometry import enclosed_light, limiting_magnitude, zero_point
 
 TRUE = 31.2
 EXPOSURE = 120.0

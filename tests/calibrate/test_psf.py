@@ -11,8 +11,8 @@ from astropy.io import fits
 from star_image import SIGMA_TO_FWHM, Field, Profile, gaussian, grid_of_stars, moffat, render
 
 from prepipe.calibrate.flags import Mask, SourceFlag
-from prepipe.calibrate.measurement import Sources, aperture_correction
-from prepipe.calibrate.psf import Psf, find_sources, measure_psf
+from prepipe.calibrate.stars.measurement import Sources, aperture_correction
+from prepipe.calibrate.stars.psf import Psf, find_sources, measure_psf
 from prepipe.errors import ConfigError
 
 FWHM = 4.0

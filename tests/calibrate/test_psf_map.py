@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from star_image import SIGMA_TO_FWHM, Field, Profile
 
-from prepipe.calibrate.psf import Psf, find_sources
-from prepipe.calibrate.psf_map import PsfMap, fit_psf_map, window_response
+from prepipe.calibrate.stars.psf import Psf, find_sources
+from prepipe.calibrate.stars.psf_map import PsfMap, fit_psf_map, window_response
 
 SHAPE = (900, 700)
 FWHM = 4.0

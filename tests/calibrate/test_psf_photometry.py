@@ -12,9 +12,9 @@ from scipy.spatial import cKDTree
 from star_image import Field, gaussian, grid_of_stars, moffat, render
 
 from prepipe.calibrate.flags import Mask, SourceFlag
-from prepipe.calibrate.psf import Psf, find_sources
-from prepipe.calibrate.psf_photometry import PsfPhotometry, fit_stars, whole_light
-from prepipe.calibrate.sources import Sources
+from prepipe.calibrate.stars.psf import Psf, find_sources
+from prepipe.calibrate.stars.psf_photometry import PsfPhotometry, fit_stars, whole_light
+from prepipe.calibrate.stars.sources import Sources
 from prepipe.errors import PixelError
 
 FWHM = 4.0

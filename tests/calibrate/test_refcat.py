@@ -13,7 +13,7 @@ from astropy.time import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepipe.calibrate.refcat import (
+from prepipe.calibrate.sky.refcat import (
     ReferenceCatalogue,
     build_catalogue,
     recognise_columns,

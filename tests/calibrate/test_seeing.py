@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prepipe.calibrate.background import measure_background
-from prepipe.calibrate.seeing import glimpse_seeing
+from prepipe.calibrate.stars.background import measure_background
+from prepipe.calibrate.stars.seeing import glimpse_seeing
 
 SKY = 600.0
 READ_NOISE = 7.0

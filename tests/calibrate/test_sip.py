@@ -12,8 +12,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from prepipe.calibrate.sip import LARGEST_DEVIATION_MAS, Sip, sip_of
-from prepipe.calibrate.tpv import Tpv
+from prepipe.calibrate.sky.sip import LARGEST_DEVIATION_MAS, Sip, sip_of
+from prepipe.calibrate.sky.tpv import Tpv
 from prepipe.errors import HeaderError
 
 SHAPE = (4094, 2046)

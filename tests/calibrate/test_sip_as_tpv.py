@@ -12,8 +12,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from prepipe.calibrate.sip_as_tpv import tpv_cards
-from prepipe.calibrate.tpv import Tpv
+from prepipe.calibrate.sky.sip_as_tpv import tpv_cards
+from prepipe.calibrate.sky.tpv import Tpv
 from prepipe.errors import HeaderError
 
 SHAPE = (4176, 2048)

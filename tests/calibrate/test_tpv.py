@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepipe.calibrate.tpv import Tpv, gnomonic
+from prepipe.calibrate.sky.tpv import Tpv, gnomonic
 from prepipe.errors import HeaderError
 
 MICRO_ARCSEC = 1e-6 / 3600.0

@@ -14,7 +14,7 @@ import pytest
 from prepipe.cli import capacity, checks
 from prepipe.cli.checks import Check, State
 from prepipe.config import Cluster, Link, Site, Telescope
-from prepipe.engines.library import MasterLibrary
+from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.names import master_name
 from prepipe.errors import LinkError
 from prepipe.model import Kind, Mark

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from prepipe.engines.library import MasterLibrary
+from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.names import MasterName
 from prepipe.model import Kind, Mark, Night
 from prepipe.store import MasterRow

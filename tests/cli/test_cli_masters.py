@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prepipe.cli import masters
-from prepipe.engines.masters import FrameGroup, MadeMaster
+from prepipe.engines.detector.masters import FrameGroup, MadeMaster
 from prepipe.model import Ccd, Colour, Exposure, Grade, Kind, Reduction, Stage
 from prepipe.store import Journal
 
@@ -71,7 +71,7 @@ def test_the_command_is_told_that_redoes_what_came_before_the_masters(
         cluster.calibrated(key, reduction, Grade(Colour.YELLOW), 1.0)
     group = FrameGroup(Kind.ZERO, 25, "", exposure.night, ())
     made = MadeMaster(group, tmp_path / "bias.fits.fz", 3, 1.5, ())
-    monkeypatch.setattr("prepipe.engines.masters.gather", lambda *_: ([group], {}))
+    monkeypatch.setattr("prepipe.engines.detector.masters.gather", lambda *_: ([group], {}))
     monkeypatch.setattr(masters, "_made", lambda *_: [made])
     words = ("make-cals", "ut200306", "--config", site_file)
     command = f"prepipe retry --night ut200306 --no-masters --config {site_file}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from prepipe.engines.reference import load_reference
+from prepipe.engines.references.source import load_reference
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from prepipe.cluster import Ingest, What
 from prepipe.compute import LocalCompute
 from prepipe.config import Cluster, Site
 from prepipe.engines.base import ChosenMasters
-from prepipe.engines.library import MasterLibrary
+from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.names import MasterName
 from prepipe.errors import ConfigError, TransientError
 from prepipe.files import sole_user

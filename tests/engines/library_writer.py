@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prepipe.engines.library import MasterLibrary
+from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.names import MasterName
 from prepipe.model import Kind, Mark, Night
 from prepipe.store import MasterRow, MasterRows

@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from prepipe.cameras import Camera, load_camera
 from prepipe.config import Calibration
-from prepipe.engines.masters import MadeMaster, gather, make_master
+from prepipe.engines.detector.masters import MadeMaster, gather, make_master
 
 SHAPE = (120, 100)
 NIGHT = date(2020, 3, 5)

@@ -12,7 +12,7 @@ from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import write_packet
 from prepipe.config import Calibration, ProductForm
 from prepipe.engines.base import Outcome
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
 from prepipe.engines.raw import list_ccds, read_exposure
 
 CCD = 28

@@ -8,8 +8,8 @@ from pathlib import Path
 from prepipe.cameras import load_camera
 from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.builtin import carry_out
-from prepipe.engines.masters import gather, make_master
+from prepipe.engines.builtin.reduce import carry_out
+from prepipe.engines.detector.masters import gather, make_master
 from prepipe.engines.raw import list_ccds
 from prepipe.model import Kind
 from prepipe.simulate import Settings, Truth, read_truth, simulate_exposure

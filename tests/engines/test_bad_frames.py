@@ -19,7 +19,7 @@ from simulated_night import CCDS, Night, order_of
 
 from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
 from prepipe.errors import InputError
 from prepipe.model import Colour
 

@@ -8,10 +8,10 @@ import numpy as np
 from simulated_night import Night, order_of
 
 from prepipe.cameras import load_camera
-from prepipe.engines.buffers import Buffers
-from prepipe.engines.builtin import Stopwatch, reduce_ccd
+from prepipe.engines.builtin.buffers import Buffers
+from prepipe.engines.builtin.reduce import Stopwatch, reduce_ccd
 from prepipe.engines.raw import list_ccds, read_ccd
-from prepipe.engines.reference import load_reference
+from prepipe.engines.references.source import load_reference
 
 
 def files_of(night: Night, hdu: int, products: Path, buffers: Buffers | None) -> list[bytes]:

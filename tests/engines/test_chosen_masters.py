@@ -14,11 +14,11 @@ from simulated_night import order_of
 
 from prepipe.cameras import Camera
 from prepipe.config import Calibration
-from prepipe.engines import builtin
 from prepipe.engines.base import ChosenMasters
-from prepipe.engines.library import MasterLibrary
+from prepipe.engines.builtin import reduce as builtin
+from prepipe.engines.builtin.steps import Masters
+from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.raw import RawCcd, read_ccd
-from prepipe.engines.steps import Masters
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_an_engine_at_work_knows_no_database() -> None:
     import subprocess
     import sys
 
-    code = "import prepipe.engines.builtin, sys; sys.exit('sqlalchemy' in sys.modules)"
+    code = "import prepipe.engines.builtin.reduce, sys; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,15 +11,15 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from simulated_night import Night, order_of
 
-from prepipe.calibrate.crosstalk import typical_noise
-from prepipe.calibrate.detrend import detrend
+from prepipe.calibrate.detector.crosstalk import typical_noise
+from prepipe.calibrate.detector.detrend import detrend
 from prepipe.calibrate.flags import Mask
 from prepipe.cameras import load_camera
 from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import write_packet
 from prepipe.config import Calibration
-from prepipe.engines.builtin import carry_out
-from prepipe.engines.corrections import Corrections, check_tables, find_corrections
+from prepipe.engines.builtin.reduce import carry_out
+from prepipe.engines.detector.corrections import Corrections, check_tables, find_corrections
 from prepipe.engines.raw import RawCcd, list_ccds, read_ccd
 from prepipe.errors import ConfigError
 from prepipe.model import Colour, Layout

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from prepipe.engines.bad_pixel_maps import find_map, read_map
-from prepipe.engines.detector_tables import read_crosstalk, read_linearity
+from prepipe.engines.detector.bad_pixel_maps import find_map, read_map
+from prepipe.engines.detector.tables import read_crosstalk, read_linearity
 from prepipe.errors import ConfigError
 from prepipe.model import Amplifier, Box, Ccd, Layout
 

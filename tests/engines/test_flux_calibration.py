@@ -14,10 +14,10 @@ from simulated_night import CCDS, Night, order_of
 from prepipe.cameras import load_camera
 from prepipe.config import Calibration
 from prepipe.engines.base import Outcome
-from prepipe.engines.builtin import _reference, carry_out
+from prepipe.engines.builtin.reduce import _reference, carry_out
 from prepipe.engines.raw import list_ccds
-from prepipe.engines.reference import load_reference
-from prepipe.engines.reference_build import build_store, find_sources
+from prepipe.engines.references.build import build_store, find_sources
+from prepipe.engines.references.source import load_reference
 
 CCD = CCDS[0]
 TO_AB = {"g": 0.105, "bp": 0.029, "rp": 0.354}

@@ -13,8 +13,8 @@ from plain_frames import response as plain_response
 
 from prepipe.cameras import Camera
 from prepipe.config import BiasChange, Calibration
-from prepipe.engines.library import MasterLibrary
-from prepipe.engines.masters import MadeMaster
+from prepipe.engines.detector.library import MasterLibrary
+from prepipe.engines.detector.masters import MadeMaster
 from prepipe.engines.products import read_master
 from prepipe.errors import InputError
 from prepipe.model import Kind, Mark, Night
@@ -194,6 +194,6 @@ def test_frames_that_wait_on_disk_make_the_same_master(
 ) -> None:
     sources = [flat(tmp_path, 1 + k) for k in range(5)]
     in_memory = make(sources, tmp_path / "one", camera)
-    monkeypatch.setattr("prepipe.engines.masters.FRAMES_IN_MEMORY", 1)
+    monkeypatch.setattr("prepipe.engines.detector.masters.FRAMES_IN_MEMORY", 1)
     on_disk = make(sources, tmp_path / "other", camera)
     assert on_disk.path.read_bytes() == in_memory.path.read_bytes()

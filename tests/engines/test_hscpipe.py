@@ -20,7 +20,7 @@ from prepipe.cli.settings import commented_toml
 from prepipe.config import Calibration, Cluster, Engines, Hscpipe, ProductForm, Site
 from prepipe.engines.base import Order
 from prepipe.engines.choice import open_engine
-from prepipe.engines.hscpipe import carry_out, grid_seeing
+from prepipe.engines.stack.hscpipe import carry_out, grid_seeing
 from prepipe.errors import ConfigError, EngineError
 from prepipe.model import Colour, PointingHint
 

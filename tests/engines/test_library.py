@@ -20,7 +20,7 @@ from library_writer import NIGHT, add, go_on, name_in
 
 from prepipe.config import Calibration
 from prepipe.engines.base import ChosenMasters
-from prepipe.engines.library import CHOICES, LibraryMaster, MasterLibrary
+from prepipe.engines.detector.library import CHOICES, LibraryMaster, MasterLibrary
 from prepipe.errors import ConfigError, StorageError
 from prepipe.model import Exposure, Kind, Mark, Night
 from prepipe.store import MasterRow

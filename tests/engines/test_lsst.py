@@ -20,8 +20,8 @@ from prepipe.codec.packet import write_packet
 from prepipe.config import Calibration, Engines, Lsst, Site
 from prepipe.engines.base import Order
 from prepipe.engines.choice import open_engine
-from prepipe.engines.lsst import carry_out, link_repository
 from prepipe.engines.raw import list_ccds, read_exposure
+from prepipe.engines.stack.lsst import carry_out, link_repository
 from prepipe.errors import ConfigError, EngineError
 from prepipe.model import Colour, PointingHint
 

@@ -24,9 +24,9 @@ from plain_frames import (
 
 from prepipe.cameras import Camera
 from prepipe.config import Calibration
-from prepipe.engines import builtin
-from prepipe.engines.library import MasterLibrary
-from prepipe.engines.masters import MadeMaster
+from prepipe.engines.builtin import reduce as builtin
+from prepipe.engines.detector.library import MasterLibrary
+from prepipe.engines.detector.masters import MadeMaster
 from prepipe.engines.products import read_master
 from prepipe.engines.raw import read_ccd
 from prepipe.errors import ConfigError, InputError

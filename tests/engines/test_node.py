@@ -16,7 +16,7 @@ from plain_frames import SHAPE, plain_camera, write
 
 from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
 from prepipe.engines.node import Node, on_node
 from prepipe.errors import ConfigError, PixelError, PlaceLostError, StorageError
 from prepipe.files import atomic_write

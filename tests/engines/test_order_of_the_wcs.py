@@ -8,9 +8,9 @@ import pytest
 
 from prepipe.cameras.generic import Cards, Description, GenericCamera
 from prepipe.config import Calibration
-from prepipe.engines.sky import solve_wcs
-from prepipe.engines.steps import Masters, clean_pixels, measure_sources
-from prepipe.engines.warm_up import SIDE, _frame
+from prepipe.engines.builtin.sky import solve_wcs
+from prepipe.engines.builtin.steps import Masters, clean_pixels, measure_sources
+from prepipe.engines.builtin.warm_up import SIDE, _frame
 from prepipe.model import PointingHint
 
 SECTIONS = Cards(data_section="DATASEC", overscan_section="BIASSEC")

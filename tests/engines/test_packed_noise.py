@@ -19,7 +19,7 @@ from prepipe.codec.pack import pack_ccd
 from prepipe.codec.packet import write_packet
 from prepipe.config import Calibration
 from prepipe.engines.base import Order
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
 from prepipe.engines.raw import list_ccds, read_exposure
 from prepipe.model import Packet, Reduction
 from prepipe.simulate import Settings, StarField, Truth, read_truth, simulate_exposure

@@ -12,7 +12,7 @@ from astropy.io import fits
 from photpipe_site import NIGHT, STANDINS, PhotpipeSite
 from small_packets import packets
 
-from prepipe.engines import photpipe
+from prepipe.engines.photpipe import engine as photpipe
 from prepipe.errors import ConfigError, EngineError
 from prepipe.model import Colour, PointingHint
 from prepipe.quality.rescue import ANY_CCD, NEIGHBOURS, SAME_CCD

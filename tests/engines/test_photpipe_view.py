@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prepipe.engines.photpipe_view import east_north, ra_dec_shift, read_wcs_table
+from prepipe.engines.photpipe.view import east_north, ra_dec_shift, read_wcs_table
 from prepipe.errors import ConfigError, EngineError
 from prepipe.model import PointingHint
 

@@ -17,11 +17,11 @@ from pyarrow import parquet
 from simulated_night import Night
 
 from prepipe.codec.checksums import verify_checksums
-from prepipe.engines import catalogue
 from prepipe.engines.base import Outcome
-from prepipe.engines.catalogue import read_catalogue, write_catalogues
+from prepipe.engines.builtin import catalogue
+from prepipe.engines.builtin.catalogue import read_catalogue, write_catalogues
+from prepipe.engines.builtin.wcs import convert_wcs
 from prepipe.engines.products import Plane, write_image
-from prepipe.engines.wcs import convert_wcs
 from prepipe.errors import FitsError, InputError, StorageError
 
 PLANES = ("IMAGE", "MASK", "WEIGHT")

@@ -11,11 +11,11 @@ import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from prepipe.calibrate.detector.weight import inverse_variance
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.weight import inverse_variance
 from prepipe.codec.cards import make_card
 from prepipe.codec.checksums import verify_checksums
-from prepipe.engines.output import WEIGHT_STEPS
+from prepipe.engines.builtin.output import WEIGHT_STEPS
 from prepipe.engines.products import (
     Plane,
     read_master,

@@ -13,9 +13,9 @@ from scipy.spatial import cKDTree
 from simulated_night import Night, order_of
 
 from prepipe.calibrate.flags import SourceFlag
-from prepipe.calibrate.psf_map import PsfMap
+from prepipe.calibrate.stars.psf_map import PsfMap
 from prepipe.config import Calibration
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
 from prepipe.engines.names import catalogue_paths
 from prepipe.simulate.settings import PIXEL_SCALE_ARCSEC
 

@@ -15,15 +15,15 @@ from astropy.table import Table, vstack
 from astropy.wcs import WCS
 from scipy.spatial import cKDTree
 
-from prepipe.calibrate.detrend import overscan_subtract_trim
+from prepipe.calibrate.detector.detrend import overscan_subtract_trim
+from prepipe.calibrate.detector.overscan import overscan_levels, overscan_noise
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.overscan import overscan_levels, overscan_noise
 from prepipe.cameras import load_camera
 from prepipe.config import Calibration
 from prepipe.engines.base import Order, Outcome
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
+from prepipe.engines.builtin.steps import Masters, clean_pixels, measure_sources
 from prepipe.engines.raw import list_ccds, read_ccd
-from prepipe.engines.steps import Masters, clean_pixels, measure_sources
 from prepipe.model import Colour, PointingHint
 
 CROP = "decam_raw/history_reduced_c4d_200306_000415_ori.fits.fz"

@@ -10,7 +10,7 @@ import pytest
 from astropy.table import Table
 from pyarrow import parquet
 
-from prepipe.engines.reference import load_reference
+from prepipe.engines.references.source import load_reference
 from prepipe.errors import ConfigError
 
 

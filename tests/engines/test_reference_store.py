@@ -20,11 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from prepipe.engines import reference_build, reference_store, reference_tables
-from prepipe.engines.reference import load_reference
-from prepipe.engines.reference_build import Filters, build_store, find_sources, plan_store
-from prepipe.engines.reference_manifest import MANIFEST, whole_manifest
-from prepipe.engines.reference_store import ReferenceStore
+from prepipe.engines.references import build as reference_build
+from prepipe.engines.references import store as reference_store
+from prepipe.engines.references import tables as reference_tables
+from prepipe.engines.references.build import Filters, build_store, find_sources, plan_store
+from prepipe.engines.references.manifest import MANIFEST, whole_manifest
+from prepipe.engines.references.source import load_reference
+from prepipe.engines.references.store import ReferenceStore
 from prepipe.errors import ConfigError, StorageError
 
 
@@ -416,7 +418,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 KILLED = """
 import os, sys
 from pathlib import Path
-from prepipe.engines import reference_build as b
+from prepipe.engines.references import build as b
 b._sync_tree = lambda root: os.kill(os.getpid(), 9)
 b.build_store(b.find_sources([Path(sys.argv[1])]), Path(sys.argv[2]), force=True)
 """

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from prepipe.engines.repository import LOCK, sole_writer, tried_again
+from prepipe.engines.stack.repository import LOCK, sole_writer, tried_again
 from prepipe.errors import ConfigError, EngineError, StorageError
 
 HOLDER = """
 import sys
 from pathlib import Path
-from prepipe.engines.repository import sole_writer
+from prepipe.engines.stack.repository import sole_writer
 with sole_writer(Path(sys.argv[1]), 60.0):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,7 +11,7 @@ from astropy.io import fits
 from simulated_night import Night, order_of
 
 from prepipe.config import Calibration
-from prepipe.engines.builtin import carry_out
+from prepipe.engines.builtin.reduce import carry_out
 from prepipe.engines.raw import list_ccds
 from prepipe.model import PointingHint
 

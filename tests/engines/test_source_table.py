@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from prepipe.codec.checksums import verify_checksums
-from prepipe.engines.table import write_table
+from prepipe.engines.builtin.table import write_table
 from prepipe.errors import PixelError
 
 ROWS = 1234

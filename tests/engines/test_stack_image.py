@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from prepipe.engines.stack_image import read_stack_image, write_stack_image
+from prepipe.engines.stack.image import read_stack_image, write_stack_image
 from prepipe.errors import EngineError, StorageError
 
 PLANES = ("IMAGE", "MASK", "VARIANCE")

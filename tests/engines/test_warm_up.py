@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prepipe.cameras.generic import Cards, Description, GenericCamera
 from prepipe.config import Calibration
-from prepipe.engines.sky import solve_wcs
-from prepipe.engines.steps import Masters, clean_pixels, measure_sources
-from prepipe.engines.warm_up import _frame, warm_up
+from prepipe.engines.builtin.sky import solve_wcs
+from prepipe.engines.builtin.steps import Masters, clean_pixels, measure_sources
+from prepipe.engines.builtin.warm_up import _frame, warm_up
 
 
 def test_the_frame_is_solved_as_a_real_one_would_be() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from simulated_night import Night, order_of
 
-from prepipe.calibrate import psf
+from prepipe.calibrate.stars import psf
 from prepipe.config import Calibration
-from prepipe.engines import builtin
+from prepipe.engines.builtin import reduce as builtin
 
 
 @pytest.mark.parametrize("guess_arcsec", [0.65, 1.9])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepipe.calibrate.astrometry import VETOES
+from prepipe.calibrate.sky.astrometry import VETOES
 from prepipe.config import Limits
 from prepipe.model import Colour, Reduction
 from prepipe.quality import grade, limits_for

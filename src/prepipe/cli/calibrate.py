@@ -123,7 +123,7 @@ def calibrate(
 
 def _calibration(site: Site, refcat: Path | None, columns: str | None) -> Calibration:
     """How to calibrate; a catalogue that no CCD could use is found out here, not CCD by CCD."""
-    from prepipe.engines.reference import load_reference
+    from prepipe.engines.references.source import load_reference
 
     settings = site.calibration
     if refcat is not None:
@@ -159,7 +159,7 @@ def _as_told(section: Section, **told: str | None) -> Section:
 
 def _with_tables(settings: Calibration, tables: dict[str, Path | None]) -> Calibration:
     """The settings with the tables of the detector that were given, each looked at once."""
-    from prepipe.engines.corrections import check_tables
+    from prepipe.engines.detector.corrections import check_tables
 
     given = {name: path for name, path in tables.items() if path is not None}
     settings = settings.model_copy(update=given)
@@ -179,7 +179,7 @@ def _orders(
 ) -> Iterator[Order]:
     from prepipe.cameras import load_camera
     from prepipe.engines.base import Order
-    from prepipe.engines.library import MasterLibrary
+    from prepipe.engines.detector.library import MasterLibrary
 
     settings: Calibration = base["calibration"]
     library = None if cals is None else MasterLibrary(cals)

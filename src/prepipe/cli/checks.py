@@ -446,7 +446,7 @@ def check_engine(site: Site) -> Check:
 
 def check_reference(site: Site) -> Check:
     """Whether the reference catalogue can be read and its columns are recognised."""
-    from prepipe.engines.reference import load_reference
+    from prepipe.engines.references.source import load_reference
 
     path = site.calibration.reference
     if path is None:
@@ -464,7 +464,7 @@ def check_reference(site: Site) -> Check:
 
 def check_masters(calibrations: Path) -> Check:
     """Whether master biases and flats are there, and none waits for a person."""
-    from prepipe.engines.library import MasterLibrary
+    from prepipe.engines.detector.library import MasterLibrary
 
     counts = {
         kind: sum(1 for _ in calibrations.glob(f"ut*/*/{kind}.*.fits.fz"))
@@ -486,7 +486,7 @@ def check_masters(calibrations: Path) -> Check:
 
 def check_detector(site: Site) -> Check:
     """Whether the tables of the detector that are named can be read."""
-    from prepipe.engines.corrections import check_tables
+    from prepipe.engines.detector.corrections import check_tables
 
     try:
         named = check_tables(site.calibration)

@@ -16,7 +16,7 @@ from prepipe.errors import ConfigError
 from prepipe.model import Kind, Mark
 
 if TYPE_CHECKING:
-    from prepipe.engines.library import LibraryMaster, MasterLibrary
+    from prepipe.engines.detector.library import LibraryMaster, MasterLibrary
     from prepipe.engines.names import MasterName
     from prepipe.model import Night
     from prepipe.store import MasterRow
@@ -173,7 +173,7 @@ def _limit(option: str, text: str | None) -> Night | None:
 
 
 def _library(cals: Path | None, config: Path) -> MasterLibrary:
-    from prepipe.engines.library import MasterLibrary
+    from prepipe.engines.detector.library import MasterLibrary
 
     root = read_site(config).cluster.calibrations if cals is None else cals
     if not root.is_dir():

@@ -37,7 +37,7 @@ def look(
     json: Json = False,
 ) -> None:
     """Draw calibrated CCDs: image, sources, WCS residuals, shape of the stars and zero point."""
-    from prepipe.engines.view import read_calibrated
+    from prepipe.engines.builtin.view import read_calibrated
     from prepipe.quality.look import draw_ccd
 
     if refcat is not None and not refcat.exists():

@@ -29,7 +29,7 @@ from prepipe.model import Kind, Mark, Stage
 if TYPE_CHECKING:
     from prepipe.cameras import Camera
     from prepipe.config import Site
-    from prepipe.engines.masters import FrameGroup, MadeMaster
+    from prepipe.engines.detector.masters import FrameGroup, MadeMaster
     from prepipe.model import Night
     from prepipe.store import CcdRow, Journal
 
@@ -65,7 +65,7 @@ def make_cals(
     until `prepipe masters mark` says that it is good.
     """
     from prepipe.cameras import load_camera
-    from prepipe.engines.masters import gather
+    from prepipe.engines.detector.masters import gather
 
     night = _as_night(raw)
     if night is not None and config is None:
@@ -156,7 +156,7 @@ def _journal(site: Site) -> Journal:
 def _made(
     groups: Sequence[FrameGroup], root: Path, camera: Camera, site: Site, failures: Failures
 ) -> list[MadeMaster]:
-    from prepipe.engines.masters import make_master
+    from prepipe.engines.detector.masters import make_master
     from prepipe.files import sweep_partials
 
     sweep_partials(root)

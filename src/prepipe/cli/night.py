@@ -23,8 +23,8 @@ from prepipe.cli.settings import commented_toml
 from prepipe.cluster import Ingest
 from prepipe.compute import open_compute
 from prepipe.config import Calibration, Cluster, Link, Pack, Site, Telescope
-from prepipe.engines.masters import gather, make_master
-from prepipe.engines.warm_up import warm_up
+from prepipe.engines.builtin.warm_up import warm_up
+from prepipe.engines.detector.masters import gather, make_master
 from prepipe.errors import ConfigError
 from prepipe.files import atomic_write
 from prepipe.link import open_link

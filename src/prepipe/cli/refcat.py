@@ -16,8 +16,8 @@ from prepipe.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from prepipe.engines.reference_build import Plan
-    from prepipe.engines.reference_manifest import Input, Manifest
+    from prepipe.engines.references.build import Plan
+    from prepipe.engines.references.manifest import Input, Manifest
 
 __all__ = ["build", "info", "register"]
 
@@ -69,7 +69,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Build a store of reference stars, of which a CCD reads only its own sky."""
-    from prepipe.engines.reference_build import (
+    from prepipe.engines.references.build import (
         Filters,
         build_store,
         find_sources,
@@ -97,7 +97,7 @@ def info(
     json: Json = False,
 ) -> None:
     """Say what a store holds, and whether all of it is there."""
-    from prepipe.engines.reference_manifest import whole_manifest
+    from prepipe.engines.references.manifest import whole_manifest
 
     _tell(whole_manifest(store), store, json)
 

@@ -36,7 +36,7 @@ def wcs(
     json: Json = False,
 ) -> None:
     """Copy calibrated CCDs with their distortion as SIP or TPV; the pixels stay as they are."""
-    from prepipe.engines.wcs import convert_wcs
+    from prepipe.engines.builtin.wcs import convert_wcs
 
     writable(out, "--out")
     failures = Failures()

@@ -22,7 +22,7 @@ from prepipe.cluster.throttle import Pace, may_begin
 from prepipe.compute import Compute, worker_traceback
 from prepipe.config import Site
 from prepipe.engines.base import Engine, Order, Outcome
-from prepipe.engines.library import MasterLibrary
+from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.node import Node, on_node
 from prepipe.errors import (
     ConfigError,

@@ -11,6 +11,12 @@ from prepipe.errors import ConfigError
 
 __all__ = ["open_engine"]
 
+_MODULES = {
+    "photpipe": "prepipe.engines.photpipe.engine",
+    "hscpipe": "prepipe.engines.stack.hscpipe",
+    "lsst": "prepipe.engines.stack.lsst",
+}
+
 
 def open_engine(site: Site) -> Engine:
     """The engine that ``calibration.engine`` names.
@@ -29,14 +35,14 @@ def open_engine(site: Site) -> Engine:
         return _builtin(site)
     if ":" in name:
         return _own(name)
-    module = import_module(f"prepipe.engines.{name}")
+    module = import_module(_MODULES[name])
     engine: Engine = module.engine(site)
     return engine
 
 
 def _builtin(site: Site) -> Engine:
-    from prepipe.engines.builtin import carry_out  # noqa: PLC0415
-    from prepipe.engines.warm_up import warm_up  # noqa: PLC0415
+    from prepipe.engines.builtin.reduce import carry_out  # noqa: PLC0415
+    from prepipe.engines.builtin.warm_up import warm_up  # noqa: PLC0415
 
     return Engine("builtin", carry_out, partial(warm_up, site.calibration.photometry))
 

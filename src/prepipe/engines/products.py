@@ -25,7 +25,7 @@ from prepipe.codec.fits_bytes import FitsFile
 from prepipe.codec.plain_image import plain_image
 from prepipe.codec.rice_image import compressed_image
 from prepipe.codec.tiles import decode_unit
-from prepipe.engines.buffers import Buffers
+from prepipe.engines.builtin.buffers import Buffers
 from prepipe.errors import FitsError, InputError
 from prepipe.files import atomic_write
 

@@ -17,7 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.packing_noise import PackingNoise
+from prepipe.calibrate.stars.packing_noise import PackingNoise
 from prepipe.cameras import Camera
 from prepipe.codec.base import Unit
 from prepipe.codec.cards import header_from_cards, split_cards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from prepipe.cameras import Camera
-from prepipe.engines.sky import Photometry
+from prepipe.engines.builtin.sky import Photometry
 from prepipe.errors import HeaderError
 from prepipe.model import Exposure, Kind, Layout
 

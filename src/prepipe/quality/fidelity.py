@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from prepipe.calibrate.background import Background
-from prepipe.calibrate.detection import Peaks, detect, matched_filter
 from prepipe.calibrate.flags import SourceFlag
-from prepipe.calibrate.measurement import DISTURBED, measure
-from prepipe.calibrate.sources import Sources
+from prepipe.calibrate.stars.background import Background
+from prepipe.calibrate.stars.detection import Peaks, detect, matched_filter
+from prepipe.calibrate.stars.measurement import DISTURBED, measure
+from prepipe.calibrate.stars.sources import Sources
 from prepipe.codec.pixels import sky_noise
 from prepipe.model import Layout
 from prepipe.quality.fidelity_figures import (

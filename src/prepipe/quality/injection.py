@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from prepipe.calibrate.sources import Sources
+from prepipe.calibrate.stars.sources import Sources
 from prepipe.model import Layout
 from prepipe.quality.scene import Scene
 from prepipe.quality.star_profile import StarProfile

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.calibrate.background import Background, measure_background, subtract
-from prepipe.calibrate.cosmic_rays import find_cosmic_rays
-from prepipe.calibrate.detrend import detrend
+from prepipe.calibrate.detector.detrend import detrend
+from prepipe.calibrate.detector.masks import find_dead, grow_saturation, interpolate_bad
 from prepipe.calibrate.flags import Mask
-from prepipe.calibrate.masks import find_dead, grow_saturation, interpolate_bad
-from prepipe.calibrate.psf import find_sources
-from prepipe.calibrate.seeing import glimpse_seeing
-from prepipe.calibrate.sources import Sources
+from prepipe.calibrate.stars.background import Background, measure_background, subtract
+from prepipe.calibrate.stars.cosmic_rays import find_cosmic_rays
+from prepipe.calibrate.stars.psf import find_sources
+from prepipe.calibrate.stars.seeing import glimpse_seeing
+from prepipe.calibrate.stars.sources import Sources
 from prepipe.model import Layout
 from prepipe.quality.star_profile import StarProfile
 

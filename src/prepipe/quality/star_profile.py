@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prepipe.calibrate.psf import Psf
-from prepipe.calibrate.psf_map import PsfMap
+from prepipe.calibrate.stars.psf import Psf
+from prepipe.calibrate.stars.psf_map import PsfMap
 
 __all__ = ["Stamps", "StarProfile"]
 

@@ -1,0 +1,1 @@
+"""From raw pixels to those that light would have made, with their variance; masters."""

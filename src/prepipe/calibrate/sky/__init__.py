@@ -1,0 +1,1 @@
+"""From sources to the sky: reference catalogue, WCS, zero point."""

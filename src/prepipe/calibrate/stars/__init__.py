@@ -1,0 +1,1 @@
+"""From pixels to sources: background, cosmic rays, detection, profiles, measurement."""

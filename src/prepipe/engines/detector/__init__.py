@@ -1,0 +1,1 @@
+"""What is known of the detector: masters made, kept and chosen, tables, corrections."""

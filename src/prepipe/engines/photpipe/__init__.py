@@ -1,0 +1,1 @@
+"""photpipe, run CCD by CCD."""
