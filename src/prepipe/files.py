@@ -21,6 +21,7 @@ __all__ = [
     "atomic_write",
     "content_checksum",
     "is_in_use",
+    "make_directory",
     "sole_user",
     "storage_errors",
     "sweep_partials",
@@ -106,6 +107,23 @@ def content_checksum(path: Path) -> str:
         while part := stream.read(_READ_BYTES):
             digest.update(part)
     return digest.hexdigest()
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory in one that is there; where more is missing, a disk may not be mounted.
+
+    Raises
+    ------
+    StorageError
+        If its parent does not exist, or it cannot be made.
+    """
+    with storage_errors(directory):
+        try:
+            directory.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{directory.parent} does not exist: look whether its disk is mounted, or make it"
+            ) from error
 
 
 def sync_directory(directory: Path) -> None:

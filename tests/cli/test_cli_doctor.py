@@ -60,6 +60,17 @@ def test_a_path_of_which_more_than_the_last_element_is_missing_is_a_warning(tmp_
     assert "mount" in check.remedy
 
 
+def test_a_landing_directory_whose_disk_may_not_be_mounted_is_a_failure_at_both_ends(tmp_path):
+    landing = tmp_path / "disk" / "landing"
+    site = Site(link=Link(kind="local", landing=landing))
+    for check in (checks.check_landing("cluster.landing", landing), checks.check_link(site)):
+        assert (check.state, check.found) == (State.FAILURE, f"{landing.parent} does not exist")
+        assert "mounted" in check.remedy
+    landing.parent.mkdir()
+    for check in (checks.check_landing("cluster.landing", landing), checks.check_link(site)):
+        assert (check.state, check.found) == (State.OK, f"{landing}, will be made")
+
+
 def test_what_prepipe_makes_below_its_own_directory_is_fine(tmp_path):
     work = tmp_path / "cluster"
     products = checks.check_writable("cluster.products", work / "products", work)

@@ -74,6 +74,16 @@ def test_a_good_packet_is_registered_and_moved_to_its_night(landing, journal, re
     assert row.landed_at is not None
 
 
+def test_a_landing_directory_is_not_made_where_its_disk_is_not_mounted(tmp_path, journal):
+    receiver = Receiver(tmp_path / "disk" / "landing", journal)
+    with pytest.raises(StorageError, match=r"/disk does not exist: look whether its disk is mount"):
+        look(receiver)
+    assert not (tmp_path / "disk").exists()
+    (tmp_path / "disk").mkdir()
+    assert look(receiver) == []
+    assert (tmp_path / "disk" / "landing").is_dir()
+
+
 def test_newest_packets_are_taken_first(landing, receiver):
     for number in (5, 9, 7):
         make_packet(landing, number, 1)

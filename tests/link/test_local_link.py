@@ -27,7 +27,7 @@ def packet(tmp_path: Path) -> Path:
 
 
 def test_a_packet_arrives_whole_and_leaves_no_partial_file(tmp_path: Path, packet: Path) -> None:
-    landing = tmp_path / "far" / "landing"
+    landing = tmp_path / "landing"
     LocalLink(landing).send(packet)
     assert (landing / NAME).read_bytes() == packet.read_bytes()
     assert [path.name for path in landing.iterdir()] == [NAME]
@@ -146,6 +146,16 @@ def test_a_packet_that_landed_anew_hides_the_registered_one_of_its_name(tmp_path
 
 def test_a_landing_directory_not_yet_made_is_empty(tmp_path: Path) -> None:
     assert LocalLink(tmp_path / "nowhere").inventory() == {}
+
+
+def test_a_landing_directory_is_not_made_where_its_disk_is_not_mounted(
+    tmp_path: Path, packet: Path
+) -> None:
+    link = LocalLink(tmp_path / "disk" / "landing")
+    for ask in (lambda: link.send(packet), link.inventory):
+        with pytest.raises(LinkError, match=r"/disk does not exist: look whether its disk is mou"):
+            ask()
+    assert not (tmp_path / "disk").exists()
 
 
 def test_a_landing_directory_that_is_a_file_is_a_fault_of_the_link(

@@ -121,7 +121,7 @@ def _telescope_checks(site: Site) -> list[Callable[[], Check]]:
 def _cluster_checks(site: Site) -> list[Callable[[], Check]]:
     own = site.cluster
     return [
-        lambda: check_writable("cluster.landing", own.landing),
+        lambda: check_landing("cluster.landing", own.landing),
         lambda: check_writable("cluster.work", own.work),
         lambda: check_space("cluster.work", own.work),
         lambda: check_writable("cluster.products", own.products, own.work),
@@ -221,6 +221,15 @@ def check_writable(name: str, directory: Path, below: Path | None = None) -> Che
         remedy = f"mount its disk if one is missing; else make {directory.parent}"
         return Check(name, State.WARNING, found, remedy)
     return Check(name, State.OK, f"{directory}, will be made")
+
+
+def check_landing(name: str, directory: Path) -> Check:
+    """Whether packets can land in a directory, which is made only in one that is there."""
+    parent = directory.parent
+    if not parent.exists():
+        remedy = "look whether its disk is mounted, or make it"
+        return Check(name, State.FAILURE, f"{parent} does not exist", remedy)
+    return check_writable(name, directory)
 
 
 def check_raw_files(raw: Path, pattern: str) -> Check:
@@ -360,6 +369,10 @@ def check_ssh_tools() -> Check:
 
 def check_link(site: Site) -> Check:
     """Whether the landing directory at the far end answers."""
+    if site.link.kind == "local":
+        here = check_landing("link", site.link.landing)
+        if here.state is not State.OK or not site.link.landing.exists():
+            return here
     where = site.link.host if site.link.kind != "local" else str(site.link.landing)
     answers: SimpleQueue[Check | Exception] = SimpleQueue()
     # A link may hang for as long as its own timeout; the doctor does not wait so long.

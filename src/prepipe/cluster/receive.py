@@ -28,6 +28,7 @@ from prepipe.errors import DuplicateError, PacketError, PrepipeError, StorageErr
 from prepipe.files import (
     PARTIAL_SUFFIX,
     atomic_write,
+    make_directory,
     storage_errors,
     sweep_partials,
     sync_directory,
@@ -56,7 +57,7 @@ class Receiver:
     Parameters
     ----------
     landing : Path
-        Made if missing.
+        Made if only its last element is missing.
     journal : Journal
     settle_s : float
         A packet that looks damaged is looked at again after this time, s, and rejected if it
@@ -100,6 +101,7 @@ class Receiver:
             raise
 
     def _look(self) -> Iterator[Event]:
+        make_directory(self._landing)
         if not self._taken_up:
             yield from self._take_up()
             self._taken_up = True
@@ -172,6 +174,8 @@ class Receiver:
         target = self._landing / DONE / packet.exposure.night.ut_name / packet.file_name
         row = self._journal.row(key)
         facts = _facts(packet, target, size)
+        make_directory(target.parent.parent)
+        make_directory(target.parent)
         if row is None:
             _move(path, target)
             self._journal.add_exposure(
@@ -202,6 +206,7 @@ class Receiver:
 
     def _reject(self, path: Path, error: PrepipeError) -> Event:
         target = self._landing / REJECTED / _harmless(path.name)
+        make_directory(target.parent)
         _move(path, target)
         with atomic_write(target.with_name(target.name + REASON_SUFFIX)) as stream:
             stream.write(f"{error}\n".encode("utf-8", "backslashreplace"))
@@ -214,6 +219,7 @@ class Receiver:
     def _readmit(self) -> Iterator[Event]:
         """Put rejected packets back that the journal does not hold in quarantine any more."""
         rejected = self._landing / REJECTED
+        make_directory(rejected)
         names = [name for name in _names(rejected) if not name.endswith(REASON_SUFFIX)]
         held = {file.path for file in self._journal.quarantined_files()} if names else set()
         for name in names:
@@ -288,14 +294,12 @@ def _require_packet_file(path: Path, found: os.stat_result) -> None:
 
 def _names(directory: Path) -> list[str]:
     """Names of all in a directory that is no directory itself, and not under way."""
-    with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        with os.scandir(directory) as entries:
-            return [
-                entry.name
-                for entry in entries
-                if not _is_passed_over(entry.name) and not entry.is_dir(follow_symlinks=False)
-            ]
+    with storage_errors(directory), os.scandir(directory) as entries:
+        return [
+            entry.name
+            for entry in entries
+            if not _is_passed_over(entry.name) and not entry.is_dir(follow_symlinks=False)
+        ]
 
 
 def _is_passed_over(name: str) -> bool:
@@ -312,7 +316,6 @@ def _move(path: Path, target: Path) -> None:
     if path == target:
         return
     with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target) and os.path.samestat(path.lstat(), target.lstat()):
             path.unlink()  # two names of one file: a rename between them would do nothing
         else:

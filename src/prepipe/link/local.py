@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from prepipe.errors import LinkError, PacketError, StorageError
-from prepipe.files import atomic_path, content_checksum, storage_errors
+from prepipe.files import atomic_path, content_checksum, make_directory, storage_errors
 from prepipe.link.base import ARCHIVE, REJECTED, Held, known_place
 from prepipe.names import parse_name
 
@@ -28,7 +28,7 @@ class LocalLink:
     Parameters
     ----------
     landing : Path
-        Made if missing.
+        Made if only its last element is missing.
     """
 
     concurrency = 2
@@ -58,6 +58,7 @@ class LocalLink:
         if place and _is_there(final, packet):
             return True
         try:
+            make_directory(self.landing)
             with atomic_path(final) as partial:
                 _link_or_copy(packet, partial)
         except StorageError as error:
@@ -80,10 +81,14 @@ class LocalLink:
         """
         found: dict[str, Held] = {}
         try:
+            if not self.landing.parent.exists():
+                make_directory(self.landing)  # which tells what is missing
             for entry in files_below(self.landing):
                 if is_packet(entry.name):
                     # what has just landed replaces an older one of the same name
                     found.setdefault(entry.name, _Readable(entry))
+        except StorageError as error:
+            raise LinkError(f"landing directory {error}") from error
         except OSError as error:
             raise LinkError(
                 f"landing directory {self.landing}: {error.strerror}; see that it can be read"
