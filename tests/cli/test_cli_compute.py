@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from batch_systems import wait_until
 
 SLURM = """
 [compute]
@@ -26,15 +31,15 @@ def test_on_this_machine_it_tells_how_long_it_took_and_what_is_there(run, site_f
     assert answer.exit_code == 0, answer.stderr
     assert "local: first answer after" in answer.stdout
     assert f"node {os.uname().nodename}" in answer.stdout
-    assert f"{site_file.parent}/landing: " in answer.stdout
-    assert "GB free" in answer.stdout
+    assert f"{site_file.parent}/landing: will be made" in answer.stdout
+    assert re.search(rf"{site_file.parent}/cluster: .* GB free", answer.stdout)
 
 
 def test_a_directory_that_cannot_be_written_there_is_a_fault(run, site_file):
     site_file.write_text('[cluster]\nworkers = 1\nproducts = "/proc/products"\n')
     answer = run("compute", "test", "--config", site_file, "--json")
     assert answer.exit_code == 1
-    assert "/proc/products cannot be written on" in answer.stderr
+    assert "failed: /proc/products cannot be written on" in answer.stderr
     told = json.loads(answer.stdout)
     assert len(told["faults"]) == 1
     assert told["place"] == "local"
@@ -100,6 +105,57 @@ def test_on_slurm_patience_that_is_over_is_told_with_the_state_of_the_job(run, o
         stream.write('options = ["#SBATCH --hold"]\n')
     answer = run("compute", "test", "--config", on_slurm, "--patience", 4)
     assert answer.exit_code == 1
-    assert "no answer within 4 s (job" in answer.stderr
-    assert "is pending): look at the queue, or wait longer with --patience" in answer.stderr
+    assert "no answer within 4 s; job" in answer.stderr
+    held = "is pending (JobHeldUser): look at the queue, or wait longer with --patience"
+    assert held in answer.stderr
     assert slurm.states() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_on_slurm_a_test_that_is_ended_leaves_no_job_and_no_directory(on_slurm, slurm, number):
+    with on_slurm.open("a") as stream:
+        stream.write('options = ["#SBATCH --hold"]\n')
+    words = [sys.executable, "-m", "prepipe", "compute", "test", "--config", str(on_slurm)]
+    test = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert wait_until(slurm.states)
+    test.send_signal(number)
+    _, said = test.communicate(timeout=60)
+    assert (test.returncode, slurm.states()) == (130, {})
+    assert said.endswith("interrupted\n")
+    assert list((on_slurm.parent / "cluster").glob("compute-test-*")) == []
+
+
+def test_on_slurm_a_refusal_ends_the_test_at_once_in_the_schedulers_own_words(run, on_slurm):
+    with on_slurm.open("a") as stream:
+        stream.write('queue = "nosuch"\n')
+    answer = run("compute", "test", "--config", on_slurm, "--patience", 500)
+    assert answer.exit_code == 1
+    said = "prepipe: no job is granted: sbatch: invalid partition specified: nosuch / "
+    assert said in answer.stderr
+    assert answer.stderr.count("no job is granted") == 1
+
+
+def test_on_slurm_a_module_that_cannot_be_loaded_ends_the_job_and_is_told(run, on_slurm):
+    with on_slurm.open("a") as stream:
+        stream.write('modules = ["no/such"]\n')
+    answer = run("compute", "test", "--config", on_slurm, "--patience", 100)
+    assert answer.exit_code == 1
+    assert "ended before its workers started: " in answer.stderr
+    assert "prepipe: module no/such cannot be loaded" in answer.stderr
+
+
+def test_on_slurm_what_the_set_up_said_on_stderr_is_shown_though_all_went_well(run, on_slurm):
+    with on_slurm.open("a") as stream:
+        stream.write('setup = ["echo beware of the quota >&2"]\n')
+    answer = run("compute", "test", "--config", on_slurm, "--patience", 100)
+    assert answer.exit_code == 0, answer.stderr
+    assert "the job's shell said on stderr:\n  beware of the quota" in answer.stderr
+
+
+def test_an_address_that_is_not_this_hosts_is_wrong_configuration(run, on_slurm, slurm):
+    on_slurm.write_text(SLURM.replace("127.0.0.1", "203.0.113.7"))
+    before = slurm.submitted()
+    answer = run("compute", "test", "--config", on_slurm)
+    assert answer.exit_code == 2
+    assert "compute.address: 203.0.113.7 is no address of this host" in answer.stderr
+    assert slurm.submitted() == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -90,8 +92,10 @@ def test_the_scheduler_sees_every_setting_that_is_for_it(system, tmp_path):
 def test_a_job_prepares_itself_in_the_order_modules_environment_setup_workers(system, tmp_path):
     lines, _ = script_lines(system, tmp_path)
     wanted = [
-        "module load python/3.11",
-        "module load 'odd name'",
+        "module load python/3.11 || "
+        "{ echo 'prepipe: module python/3.11 cannot be loaded' >&2; exit 3; }",
+        "module load 'odd name' || "
+        "{ echo 'prepipe: module odd name cannot be loaded' >&2; exit 3; }",
         "export OMP_NUM_THREADS=1",
         "export STARLINK='/opt/star link'",
         "source /opt/venv/bin/activate",
@@ -121,6 +125,16 @@ def test_what_is_not_told_is_not_asked_for(system, tmp_path):
         assert word not in "\n".join(directives(script.splitlines()))
     assert " -A" not in command
     assert " -q" not in command
+
+
+def test_a_script_is_shown_with_the_name_and_the_paths_that_the_job_would_have(system, tmp_path):
+    lines, command = script_lines(system, tmp_path)
+    names = [line for line in lines if re.search(r"-name=|#PBS -N", line)]
+    assert [re.split("[= ]", line)[-1] for line in names] == ["prepipe"]
+    shown = "\n".join([*lines, command])
+    assert f"--cert_dir {tmp_path}/job/ccds/certificates" in shown
+    assert f"{tmp_path}/job/scripts/" in command
+    assert not (tmp_path / "job").exists()
 
 
 def test_nothing_is_submitted_to_show_a_script(system, tmp_path):

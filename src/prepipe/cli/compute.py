@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +15,16 @@ import typer
 from prepipe.cli.app import add_command
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
 from prepipe.cli.output import Failures, print_json, printable
+from prepipe.cli.signals import ended_by_signals
+from prepipe.errors import TransientError
 
 if TYPE_CHECKING:
-    from prepipe.compute.trial import Trial
+    from prepipe.compute.trial import Look, Trial
     from prepipe.config import Site
 
 __all__ = ["register"]
+
+_LAST_LINES = 5
 
 
 def test(
@@ -45,31 +53,67 @@ def test(
     else:
         _show(site, trial)
     failures = Failures()
-    for number, fault in enumerate(trial.seen.faults, 1):
-        failures.add(f"fault {number}", fault)
+    for place in trial.seen.places:
+        if place.fault:
+            failures.add(place.path, place.fault)
     failures.finish()
 
 
 def _tried(site: Site, patience_s: float) -> Trial:
-    from prepipe.compute import open_compute
-    from prepipe.compute.trial import Look, try_compute
+    from prepipe.compute.trial import Look
 
     cluster = site.cluster
     cluster.work.mkdir(parents=True, exist_ok=True)
     shared = (cluster.work, cluster.landing, cluster.products, cluster.calibrations)
     settings = site.compute.model_copy(update={"jobs": 1, "jobs_ready": 1})
-    typer.echo(f"one task for {site.compute.place}", err=True)
-    # apart from a running ingest's own jobs, and where nodes see it
-    with tempfile.TemporaryDirectory(
+    one = site.model_copy(update={"compute": settings})
+    _tell(f"one task for {site.compute.place}")
+    apart = tempfile.TemporaryDirectory(
         prefix="compute-test-", dir=cluster.work, ignore_cleanup_errors=True
-    ) as apart:
-        one = site.model_copy(update={"compute": settings})
-        compute = open_compute(one, directory=Path(apart))
-        try:
-            look = Look(site.compute.scratch, shared)
-            return try_compute(compute, look, patience_s, lambda text: typer.echo(text, err=True))
-        finally:
-            compute.close()
+    )
+    # apart from a running ingest's own jobs, and where nodes see it
+    with ended_by_signals(), apart as directory:
+        return _tried_in(Path(directory), one, Look(settings.scratch, shared), patience_s)
+
+
+def _tried_in(directory: Path, site: Site, look: Look, patience_s: float) -> Trial:
+    from prepipe.compute import open_compute
+    from prepipe.compute.trial import try_compute
+
+    compute = open_compute(site, directory=directory)
+    failed = ""
+    try:
+        return try_compute(compute, look, patience_s, _tell, _reasons(site.compute.place))
+    except TransientError as error:
+        failed = str(error)
+        raise
+    finally:
+        said = [line for line in _said_by_jobs(directory) if line not in failed]
+        compute.close()
+        if said:
+            _tell("\n  ".join(["the job's shell said on stderr:", *said]))
+
+
+def _reasons(place: str) -> Callable[[str], str]:
+    """How to learn why a job waits."""
+    if place == "local":
+        return lambda _: ""
+    from prepipe.compute.scheduler import why_pending
+
+    return partial(why_pending, place)
+
+
+def _said_by_jobs(directory: Path) -> list[str]:
+    """The last lines that a job's shell wrote on stderr."""
+    lines: list[str] = []
+    for path in sorted(directory.glob("runs/*/scripts/*.stderr")):
+        with suppress(OSError):
+            lines += path.read_text(errors="replace").splitlines()
+    return [printable(line.strip()) for line in lines if line.strip()][-_LAST_LINES:]
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _show_script(site: Site, *, as_json: bool) -> None:
@@ -77,10 +121,13 @@ def _show_script(site: Site, *, as_json: bool) -> None:
         script, command = "", ""
         text = f"nothing is submitted: {site.cluster.workers} workers run on this machine"
     else:
+        from prepipe.compute import DIRECTORY
+        from prepipe.compute.batch import RUNS
         from prepipe.compute.scheduler import script_of
 
-        with tempfile.TemporaryDirectory() as apart:
-            script, command = script_of(site.compute, Path(apart), site.cluster.time_limit_s)
+        runs = (site.cluster.work / DIRECTORY / RUNS).absolute()
+        directory = runs / f"{os.getpid()}-1"
+        script, command = script_of(site.compute, directory, site.cluster.time_limit_s)
         text = f"{script}\n# submitted by: {command}"
     if as_json:
         print_json({"place": site.compute.place, "script": script, "command": command})
@@ -97,9 +144,10 @@ def _show(site: Site, trial: Trial) -> None:
         f"node {printable(seen.node)}{job}: {seen.cores} cores, Python {seen.python}, "
         f"prepipe {seen.prepipe}"
     )
-    for place in (*seen.shared, *((seen.scratch,) if seen.scratch else ())):
+    for place in seen.places:
         if place.free_bytes is not None:
-            typer.echo(f"{printable(place.path)}: {place.free_bytes / 1e9:,.1f} GB free")
+            free = f"{place.free_bytes / 1e9:,.1f} GB free" if place.exists else "will be made"
+            typer.echo(f"{printable(place.path)}: {free}")
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from prepipe.cli.app import INTERRUPTED
 
-__all__ = ["stop_on_signals"]
+__all__ = ["ended_by_signals", "stop_on_signals"]
 
 
 @contextmanager
@@ -48,4 +48,25 @@ def stop_on_signals(say: Callable[[str], object]) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is within as Ctrl-C does, so that it clears up."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # another one must not end the clearing up
+        raise KeyboardInterrupt
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup wishes
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGHUP)

@@ -9,7 +9,7 @@ from prepipe.compute.base import Compute, Job
 from prepipe.compute.local import LocalCompute, worker_traceback
 from prepipe.config import Site
 
-__all__ = ["Compute", "Job", "LocalCompute", "open_compute", "worker_traceback"]
+__all__ = ["DIRECTORY", "Compute", "Job", "LocalCompute", "open_compute", "worker_traceback"]
 
 
 DIRECTORY = "compute"

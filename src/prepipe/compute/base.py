@@ -7,7 +7,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-__all__ = ["Compute", "Job"]
+__all__ = ["NOT_GRANTED", "UNBORN", "Compute", "Job"]
+
+NOT_GRANTED = "no job is granted"
+"""How a trouble begins that is a scheduler's refusal."""
+
+UNBORN = "ended before its workers started"
+"""What a trouble says of a job whose set-up failed."""
 
 Order = TypeVar("Order")
 Outcome = TypeVar("Outcome")

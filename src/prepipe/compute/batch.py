@@ -24,12 +24,15 @@ from prepipe.config import Compute
 from prepipe.errors import PlaceLostError, PrepipeError, TransientError
 from prepipe.files import sole_user
 
-__all__ = ["BatchCompute"]
+__all__ = ["RUNS", "BatchCompute"]
 
 Order = TypeVar("Order")
 Outcome = TypeVar("Outcome")
 
-_RUNS = "runs"
+
+RUNS = "runs"
+"""Below the directory of a `BatchCompute`: one for each of its brokers."""
+
 _RECORD = "jobs.json"
 _LOCK = "lock"
 
@@ -70,7 +73,7 @@ class BatchCompute:
         with ExitStack() as held:
             # whoever comes second must not take the jobs of the first for left-overs
             held.enter_context(sole_user(self._directory / _LOCK))
-            shutil.rmtree(self._directory / _RUNS, ignore_errors=True)
+            shutil.rmtree(self._directory / RUNS, ignore_errors=True)
             self._record = JobRecord(self._directory / _RECORD, settings.place)
             self._record.cancel_all()
             self._broker = self._new_broker()
@@ -171,7 +174,7 @@ class BatchCompute:
             self._failures, self._trouble = 0, ""
 
     def _new_broker(self) -> Broker:
-        directory = self._directory / _RUNS / f"{os.getpid()}-{next(self._runs)}"
+        directory = self._directory / RUNS / f"{os.getpid()}-{next(self._runs)}"
         directory.mkdir(parents=True, mode=0o700)
         return Broker(self._settings, directory, self._time_limit_s, self._record)
 
@@ -189,7 +192,7 @@ class BatchCompute:
         self._broker.close()
         self._give_up()
         with suppress(OSError):
-            shutil.rmtree(self._directory / _RUNS)
+            shutil.rmtree(self._directory / RUNS)
         self._held.close()
 
 

@@ -6,6 +6,8 @@ It is thrown away as a whole when its process dies, since it then answers nothin
 from __future__ import annotations
 
 import logging
+import re
+import socket
 import time
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,12 +19,12 @@ from typing import Any
 import zmq
 from parsl.jobs.states import TERMINAL_STATES, JobState
 
-from prepipe.compute.base import Job
+from prepipe.compute.base import NOT_GRANTED, UNBORN, Job
 from prepipe.compute.record import JobRecord
 from prepipe.compute.scaling import rest_s, wanted_jobs
 from prepipe.compute.scheduler import make_executor
 from prepipe.config import Compute
-from prepipe.errors import TransientError
+from prepipe.errors import ConfigError, TransientError
 
 __all__ = ["Broker"]
 
@@ -35,6 +37,7 @@ _TAIL = 300
 _LONGEST_REFUSED_S = 60.0
 """A scheduler that takes no jobs may be restarting: it is asked again sooner than after a death."""
 
+_ABOUT_BLOCK = re.compile(r"^Failed to start block \d+: ")
 _CARRY_OUT = "prepipe.compute.pilot.carry_out"
 
 
@@ -53,6 +56,8 @@ class Broker:
 
     Raises
     ------
+    ConfigError
+        If `compute.address` is no address of this host.
     TransientError
         If its process cannot be started.
     """
@@ -60,6 +65,7 @@ class Broker:
     def __init__(
         self, settings: Compute, directory: Path, time_limit_s: float, record: JobRecord
     ) -> None:
+        _require_own(settings.address)
         # what Parsl has to say would come in the midst of the observer's screen
         logging.getLogger("parsl").addHandler(logging.NullHandler())
         self._settings = settings
@@ -272,6 +278,23 @@ class Broker:
         )
 
 
+def _require_own(address: str) -> None:
+    """See that nodes could be waited for at an address; empty stands for all of this host."""
+    if not address:
+        return
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(where)
+    except OSError as error:
+        raise ConfigError(
+            f"compute.address: {address} is no address of this host ({error.strerror}); give one "
+            "that nodes reach, or leave it empty"
+        ) from error
+
+
 def _takes_work(manager: dict[str, Any] | None) -> bool:
     """Whether a job may be counted on; one that has not come to life yet may."""
     return manager is None or (manager["active"] and not manager["draining"])
@@ -284,5 +307,7 @@ def _without_id(why: str) -> str:
 def _why_unborn(job_id: str | None, told: Any) -> str:
     said = (told.stderr_summary or "") if job_id else (told.message or "")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    about = f"the job {job_id} ended before its workers started" if job_id else "no job is granted"
+    if lines and not job_id:
+        lines[0] = _ABOUT_BLOCK.sub("", lines[0])
+    about = f"the job {job_id} {UNBORN}" if job_id else NOT_GRANTED
     return f"{about}: {' / '.join(lines[-3:])[-_TAIL:] or 'it said nothing'}"

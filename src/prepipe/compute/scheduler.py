@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from prepipe.compute.record import JobRecord
 from prepipe.config import Compute
 from prepipe.errors import ConfigError, TransientError
 
-__all__ = ["COMMANDS", "make_executor", "make_provider", "script_of"]
+__all__ = ["COMMANDS", "make_executor", "make_provider", "script_of", "why_pending"]
 
 COMMANDS = {
     "slurm": ("sbatch", "squeue", "scancel"),
@@ -38,6 +40,7 @@ LOST_AFTER_S = 12
 START_S = 60
 """Allowance for the start of a job, out of its walltime."""
 
+_JOB_NAME = "prepipe"
 _COMMAND_TIMEOUT_S = 30
 _NOT_RERUN = "#PBS -r n"  # a job that comes back by itself would find another broker
 _UNKNOWN_JOB = 153
@@ -69,13 +72,8 @@ def make_executor(
         cannot take.
     """
     programs = _programs()
-    for path in (directory, programs):
-        # neither Parsl nor the directives of a job know of quotes
-        if not _PLAIN_PATH.fullmatch(str(path)):
-            raise ConfigError(
-                f"{path}: jobs can only use paths of letters, digits and ./-_+@%=:, without "
-                "spaces; set cluster.work to such a one"
-            )
+    _require_plain(directory)
+    _require_plain(programs)
     executor = HighThroughputExecutor(
         label="ccds",
         provider=make_provider(settings, record),
@@ -95,6 +93,15 @@ def make_executor(
     executor.provider.script_dir = str(directory / "scripts")
     (directory / "scripts").mkdir(parents=True, exist_ok=True)
     return executor
+
+
+def _require_plain(path: Path) -> None:
+    """Neither Parsl nor the directives of a job know of quotes."""
+    if not _PLAIN_PATH.fullmatch(str(path)):
+        raise ConfigError(
+            f"{path}: jobs can only use paths of letters, digits and ./-_+@%=:, without "
+            "spaces; set cluster.work to such a one"
+        )
 
 
 def _programs() -> Path:
@@ -147,11 +154,27 @@ def make_provider(settings: Compute, record: JobRecord | None = None) -> Any:
 def script_of(settings: Compute, directory: Path, time_limit_s: float) -> tuple[str, str]:
     """The script of a job and the command that would submit it; nothing is submitted.
 
+    Parameters
+    ----------
+    settings : Compute
+    directory : Path
+        That the job would use; it is not made.
+    time_limit_s : float
+
     Returns
     -------
     script : str
     command : str
     """
+    _require_plain(directory)
+    with tempfile.TemporaryDirectory() as apart:
+        told = _composed(settings, Path(apart), time_limit_s)
+    script, command = (text.replace(apart, str(directory)) for text in told)
+    return script, command
+
+
+def _composed(settings: Compute, directory: Path, time_limit_s: float) -> tuple[str, str]:
+    """The script and the command, as they are when a job is asked for in a directory."""
     executor = make_executor(settings, directory, time_limit_s)
     submitted: list[str] = []
 
@@ -161,9 +184,10 @@ def script_of(settings: Compute, directory: Path, time_limit_s: float) -> tuple[
 
     executor.provider.ask = only_noted
     executor.logconf_path = None
+    executor.cert_dir = f"{executor.logdir}/certificates"
     executor.worker_port = settings.ports[0]
     executor.initialize_scaling()
-    executor.provider.submit(executor.launch_cmd.format(block_id="0"), 1, "prepipe")
+    executor.provider.submit(executor.launch_cmd.format(block_id="0"), 1, _JOB_NAME)
     script = next((directory / "scripts").iterdir())
     return script.read_text(), submitted[-1]
 
@@ -241,10 +265,31 @@ def _common(settings: Compute) -> dict[str, Any]:
 
 
 def _setup_lines(settings: Compute) -> list[str]:
-    lines = [f"module load {shlex.quote(module)}" for module in settings.modules]
+    lines = [_module_line(module) for module in settings.modules]
     lines += [f"export {name}=1" for name in _ONE_THREAD]
     lines += [f"export {name}={shlex.quote(text)}" for name, text in settings.environment.items()]
     return lines + list(settings.setup)
+
+
+def _module_line(module: str) -> str:
+    """Load a module, or end the job: what it was for would fail in a less telling way."""
+    sentence = shlex.quote(f"prepipe: module {module} cannot be loaded")
+    return f"module load {shlex.quote(module)} || {{ echo {sentence} >&2; exit 3; }}"
+
+
+def why_pending(place: str, job_id: str) -> str:
+    """Why the scheduler lets a job wait, in its own word; empty if it does not say."""
+    if place != "slurm":
+        return ""
+    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%r"]
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    said = done.stdout.strip()
+    return "" if done.returncode or said == "None" else said
 
 
 def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -> type[Any]:
@@ -256,8 +301,8 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
     look, take = COMMANDS[settings.place][1], COMMANDS[settings.place][0]
     said_in: dict[str, str] = {}
 
-    def submit(self: Any, command: str, tasks_per_node: int, job_name: str = "prepipe") -> Any:
-        job_id = provider.submit(self, command, tasks_per_node, job_name)
+    def submit(self: Any, command: str, tasks_per_node: int, _name: str = "") -> Any:
+        job_id = provider.submit(self, command, tasks_per_node, _JOB_NAME)
         if job_id and record is not None:
             record.add(str(job_id))
         if job_id:
@@ -275,7 +320,7 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
         if name == look and _is_forgotten(code, err):
             return 0, out or ("{}" if settings.place == "pbspro" else ""), err
         if code and name in (look, take):
-            raise TransientError(f"{name}: {(err.strip() or out.strip())[-200:]}")
+            raise TransientError(f"{name}: {_said(name, err.strip() or out.strip())[-200:]}")
         return code, out, err
 
     def _status(self: Any) -> None:
@@ -283,7 +328,11 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
         for job_id, told in self.resources.items():
             told["status"].stderr_path = said_in.get(job_id)
 
+    def write_script(self: Any, template: str, path: str, _name: str, told: dict[str, Any]) -> None:
+        provider._write_submit_script(self, template, path, _JOB_NAME, told)
+
     own = {
+        "_write_submit_script": write_script,
         "status_polling_interval": 0,  # the broker keeps time
         "submit": submit,
         "ask": provider.execute_wait,
@@ -291,6 +340,12 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
         "_status": _status,
     }
     return type(provider.__name__, (provider,), own)
+
+
+def _said(name: str, text: str) -> str:
+    """What a command says, without its name before each line."""
+    lines = (re.sub(rf"^{name}: (error: )?", "", line.strip()) for line in text.splitlines())
+    return " / ".join(line for line in lines if line)
 
 
 def _is_forgotten(code: int, err: str) -> bool:
