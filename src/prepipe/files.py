@@ -240,6 +240,7 @@ def _advice(path: Path, error: OSError) -> str:
         errno.EROFS: "the file system is mounted read-only",
         errno.EFBIG: "this user's files may not be so large; see `ulimit -f`",
         errno.ELOOP: "a symbolic link stands where none belongs; remove it",
+        errno.EEXIST: "a file stands where a directory belongs; look at its name",
         errno.ENOTDIR: "a file stands where a directory belongs; look at its name",
     }
     if error.errno == errno.ENOENT:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from prepipe.cluster.board import Board
 from prepipe.files import sole_user
 from prepipe.model import Ccd, Colour, Exposure, Grade, Night, Reduction, Stage
 from prepipe.store import CcdKey, Journal
@@ -68,6 +69,21 @@ def test_status_shows_both_ends_in_one_row(run, site_file, telescope, cluster, e
     assert "1 sent, 1 calibrated" in line
     assert "ut200306" in line
     assert "1 yellow" in line
+
+
+def test_what_keeps_an_ingest_that_runs_here_from_going_on_is_told(
+    run, site_file, cluster, exposure, ccds
+):
+    calibrated(cluster, exposure, ccds)
+    work = site_file.parent / "cluster"
+    Board(work).show("local", (), (), "the disk is full")
+    assert "trouble" not in run("status", "--config", site_file).stdout
+    with sole_user(work / "ingest.lock"):
+        for command in ("status", "jobs"):
+            shown = run(command, "--config", site_file).stdout
+            assert "trouble: the disk is full\n" in shown
+            told = run(command, "--config", site_file, "--json").stdout
+            assert json.loads(told)["trouble"] == "the disk is full"
 
 
 def test_status_as_json_for_machines(run, site_file, telescope, cluster, exposure, ccds):

@@ -22,7 +22,7 @@ from prepipe.cluster.events import Event, What
 from prepipe.compute import Job
 from prepipe.config import Cluster, Site
 from prepipe.engines.base import Engine, Order, Outcome, Work
-from prepipe.errors import StorageError
+from prepipe.errors import ConfigError, StorageError
 from prepipe.model import Ccd, Stage
 from prepipe.store import Journal
 
@@ -109,6 +109,17 @@ class FullAtFirst:
         return works.reduce(order)
 
 
+class LacksItsProgram:
+    """An engine that is not installed, until it is."""
+
+    there = False
+
+    def __call__(self, order: Order) -> Outcome:
+        if not self.there:
+            raise ConfigError("engines.own.program: there is no such program")
+        return works.reduce(order)
+
+
 class TellsNoRungs:
     """An engine that never finds the WCS of CCD 1, and does not say where it looked."""
 
@@ -145,6 +156,21 @@ def test_an_obstacle_that_many_met_at_once_was_met_once(tmp_path: Path, journal:
         # a rest for each of them would add up to a minute
         wait_until(lambda: len(journal.rows(Stage.CALIBRATED)) == 10)
     assert [event.what for event in events].count(What.FAILED) == 0
+
+
+def test_what_is_in_the_way_of_all_is_on_the_board_until_work_goes_on(
+    site: Site, journal: Journal, tmp_path: Path
+) -> None:
+    board, engine = Board(site.cluster.work), LacksItsProgram()
+    site.cluster.products.write_text("a file where products belong")
+    make_packet(site.cluster.landing, 1, 1)
+    with running(site, journal, HereAndNow(), engine):
+        wait_until(lambda: (shown := board.read()) and "a file stands where" in shown.trouble)
+        site.cluster.products.unlink()
+        wait_until(lambda: (shown := board.read()) and "engines.own.program" in shown.trouble)
+        engine.there = True
+        wait_until(lambda: (shown := board.read()) and not shown.trouble)
+    assert journal.rows(Stage.CALIBRATED)
 
 
 def test_a_disk_that_does_not_answer_is_no_word_on_what_it_holds(

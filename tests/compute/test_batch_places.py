@@ -37,9 +37,13 @@ def test_orders_of_a_cancelled_job_are_lost_with_their_place_and_others_get_a_ne
     victim = compute.submit(works.tell_and_sleep, (tmp_path / "victim", 60.0))
     told_id(tmp_path / "victim")
     system.cancel(job)
-    assert isinstance(answer(compute, victim).exception(), PlaceLostError)
+    told = set()
+    assert wait_until(lambda: told.add(compute.tend()) or victim.done())
+    assert isinstance(victim.exception(), PlaceLostError)
     assert carried_out(compute, works.double, 4) == 8
     assert running_job(system) != job
+    assert told - {""} == {f"job {job} is gone; another is asked for"}
+    assert wait_until(lambda: compute.tend() == "")
 
 
 def test_more_work_gets_more_jobs_and_those_without_work_are_given_back(compute, system, tmp_path):

@@ -13,7 +13,7 @@ import typer
 from prepipe.cli.app import FAILED, add_command
 from prepipe.cli.journals import INGEST_LOCK, PUSH_LOCK, Journals, open_journals
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
-from prepipe.cli.output import console, make_table, number, print_json
+from prepipe.cli.output import console, make_table, number, print_json, printable
 from prepipe.errors import ConfigError
 from prepipe.files import is_in_use
 
@@ -82,10 +82,13 @@ def status(
             return
         found, ccds = journals.status(exposure, wanted), exposure is not None
         unknown = not found.exposures and (ccds or wanted is not None)
+        trouble = _trouble(site)
         if as_json:
-            print_json(status_json(found, ccds=ccds))
+            print_json(status_json(found, ccds=ccds) | {"trouble": trouble})
         elif not unknown or found.files:
             console().print(_view(found, ccds=ccds))
+            if trouble:
+                typer.echo(f"trouble: {printable(trouble)}")
         if unknown:
             typer.echo(_missing(journals, exposure, wanted), err=True)
             raise typer.Exit(FAILED)
@@ -165,7 +168,19 @@ def _heading(site: Site) -> str:
     }
     ends = [f"{end} {'runs' if is_in_use(lock) else 'does not run'}" for end, lock in locks.items()]
     stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    return f"{stamp}; on this machine {', '.join(ends)}"
+    trouble = _trouble(site)
+    told = f"\ntrouble: {printable(trouble)}" if trouble else ""
+    return f"{stamp}; on this machine {', '.join(ends)}{told}"
+
+
+def _trouble(site: Site) -> str:
+    """What keeps an ingest that runs here from going on; empty if nothing does, or none runs."""
+    from prepipe.cluster.board import Board
+
+    if not is_in_use(site.cluster.work / INGEST_LOCK):
+        return ""
+    shown = Board(site.cluster.work).read()
+    return shown.trouble if shown is not None else ""
 
 
 def _missing(journals: Journals, exposure: int | None, night: Night | None) -> str:

@@ -50,7 +50,7 @@ class Shown:
     jobs : tuple of Job
     under_way : tuple of UnderWay
     trouble : str
-        What keeps jobs from being had; empty if nothing does.
+        What keeps jobs from being had, or all CCDs from going on; empty if nothing does.
     draining : bool
         Whether the ingest knows that nothing shall be begun.
     """

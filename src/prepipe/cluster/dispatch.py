@@ -90,6 +90,7 @@ class Dispatcher:
         self._losses: Counter[CcdKey] = Counter()
         self._pace = Pace(site.cluster.ccds_per_minute)
         self._trouble = ""
+        self._obstacle = ""
         self._draining = False
         self.answered = threading.Event()
         """Set when a worker has answered."""
@@ -123,7 +124,7 @@ class Dispatcher:
         yield from self._collect()
         yield from self._tend()
         yield from self._begin()
-        self._show()
+        self.show()
 
     def _tend(self) -> Iterator[Event]:
         """Let the compute mend itself; what it cannot mend is told once."""
@@ -138,10 +139,18 @@ class Dispatcher:
             yield Event(What.TROUBLE, "compute", trouble)
         self._trouble = trouble
 
-    def _show(self) -> None:
+    def show(self, obstacle: str = "") -> None:
+        """Put on the board what is under way, and what keeps all from going on.
+
+        Parameters
+        ----------
+        obstacle : str
+            Met by the ingest; empty for what the CCDs or the compute have met, if anything.
+        """
         under_way = [UnderWay(key, flight.since) for key, flight in self._flying.items()]
         settings = self._site.compute
-        self._board.show(settings.place, self._compute.jobs(), under_way, self._trouble)
+        trouble = obstacle or self._obstacle or self._trouble
+        self._board.show(settings.place, self._compute.jobs(), under_way, trouble)
 
     def stop(self, patience_s: float) -> Iterator[Event]:
         """Give the CCDs under way some time; what is not done then stays LANDED."""
@@ -180,7 +189,7 @@ class Dispatcher:
         self._journal.calibrated(key, reduction, outcome.grade, seconds)
         for known in (self._rest_until, self._losses, self._met):
             known.pop(key, None)
-        self._obstacles, self._next_probe = 0, 0.0
+        self._obstacles, self._next_probe, self._obstacle = 0, 0.0, ""
         self._rescue(key)
         text = "; ".join(outcome.grade.reasons)
         return Event(What.CALIBRATED, str(key), text, key, outcome.grade)
@@ -235,6 +244,7 @@ class Dispatcher:
     def _hold_up(self, row: CcdRow, obstacle: str) -> Event | None:
         """Let all wait for what is no fault of a CCD: a disk, a file that all need. Told once."""
         self._journal.wait(row.key, Stage.CALIBRATED, obstacle)
+        self._obstacle = obstacle
         now = time.monotonic()
         first = not self._obstacles
         if now >= self._next_probe:

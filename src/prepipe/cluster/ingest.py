@@ -119,6 +119,7 @@ class Ingest:
             except TransientError as error:
                 in_vain += 1
                 self._complain(str(error))
+                self._dispatcher.show(str(error))
                 if once and in_vain >= self._cluster.tries:
                     self._report.troubles.append(str(error))
                     return

@@ -91,6 +91,9 @@ class Broker:
         self._next_look = 0.0
         self._away = ""
         self._unborn = ""
+        self._lost: list[str] = []
+        self._gone = ""
+        self._draining: set[str] = set()
         self._refused = False
         self._asking = Lock()
         self._closing = Event()
@@ -107,7 +110,7 @@ class Broker:
     @property
     def trouble(self) -> str:
         """Why jobs cannot be had, or do not come to life; empty if nothing is wrong."""
-        return self._away or self._unborn
+        return self._away or self._unborn or self._gone
 
     def submit(self, packed: bytes, urgency: float) -> Future[bytes]:
         """Have a worker carry out a parcel, the most urgent first."""
@@ -210,6 +213,8 @@ class Broker:
             if not granted:
                 return
             self._asked_at[self._executor.blocks_to_job_id[granted[0]]] = time.time()
+            if self._lost:
+                self._gone, self._lost = _told_gone(self._lost), []
             if self._refused:
                 self._failures, self._unborn, self._refused = 0, "", False
 
@@ -235,8 +240,9 @@ class Broker:
 
     def _note_births(self, managers: dict[str, Any]) -> None:
         if not managers.keys() <= self._born:
-            self._failures, self._unborn = 0, ""
+            self._failures, self._unborn, self._gone = 0, "", ""
             self._born.update(managers)
+        self._draining |= {block for block, manager in managers.items() if manager["draining"]}
 
     def _note_ends(self, states: dict[str, Any]) -> None:
         """Forget jobs that ended; count those that ended without ever coming to life."""
@@ -248,7 +254,10 @@ class Broker:
             if job_id is not None:
                 self._record.remove([job_id])
                 self._asked_at.pop(job_id, None)
-            if told.state in _UNBORN and block not in self._born:
+            if block in self._born:
+                if told.state is not JobState.SCALED_IN and block not in self._draining:
+                    self._lost.append(str(job_id))
+            elif told.state in _UNBORN:
                 self._note_unborn(job_id, told)
 
     def _note_unborn(self, job_id: str | None, told: Any) -> None:
@@ -298,6 +307,12 @@ def _require_own(address: str) -> None:
 def _takes_work(manager: dict[str, Any] | None) -> bool:
     """Whether a job may be counted on; one that has not come to life yet may."""
     return manager is None or (manager["active"] and not manager["draining"])
+
+
+def _told_gone(lost: list[str]) -> str:
+    if len(lost) == 1:
+        return f"job {lost[0]} is gone; another is asked for"
+    return f"jobs {', '.join(lost)} are gone; others are asked for"
 
 
 def _without_id(why: str) -> str:
