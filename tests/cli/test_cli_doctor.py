@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prepipe.cli import capacity, checks
+from prepipe.cli import batch, capacity, checks
 from prepipe.cli.checks import Check, State
-from prepipe.config import Cluster, Link, Site, Telescope
+from prepipe.config import Calibration, Cluster, Compute, Link, Site, Telescope
 from prepipe.engines.detector.library import MasterLibrary
 from prepipe.engines.names import master_name
 from prepipe.errors import LinkError
@@ -69,6 +69,19 @@ def test_a_landing_directory_whose_disk_may_not_be_mounted_is_a_failure_at_both_
     landing.parent.mkdir()
     for check in (checks.check_landing("cluster.landing", landing), checks.check_link(site)):
         assert (check.state, check.found) == (State.OK, f"{landing}, will be made")
+
+
+def test_a_reference_catalogue_that_does_not_exist_is_called_so(tmp_path):
+    site = Site(calibration=Calibration(reference=tmp_path / "gaia"))
+    check = checks.check_reference(site)
+    assert (check.state, check.found) == (State.FAILURE, f"{tmp_path}/gaia does not exist")
+
+
+def test_jobs_that_are_hardly_longer_than_a_ccd_may_take_are_warned_of():
+    site = Site(cluster=Cluster(time_limit_s=600.0), compute=Compute(walltime_min=20))
+    assert batch.check_walltime(site).state is State.OK
+    site = Site(cluster=Cluster(time_limit_s=600.0), compute=Compute(walltime_min=19))
+    assert batch.check_walltime(site).state is State.WARNING
 
 
 def test_what_prepipe_makes_below_its_own_directory_is_fine(tmp_path):

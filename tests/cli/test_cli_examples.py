@@ -25,6 +25,18 @@ def written(tmp_path, name):
     return out
 
 
+def test_what_init_says_fits_the_file(tmp_path):
+    said = {}
+    for name in EXAMPLES:
+        words = ["init", "--like", name, "--out", str(tmp_path / f"{name}.toml")]
+        said[name] = CliRunner().invoke(app, words).stdout
+    assert {name for name, text in said.items() if "doctor --only cluster`" in text} == {
+        "g2",
+        "ozstar",
+    }
+    assert "telescope.raw" not in "".join(said.values())
+
+
 def test_there_is_one_for_slurm_one_for_pbs_and_one_for_a_single_machine(tmp_path):
     places = {Site.read(written(tmp_path / name, name)).compute.place for name in EXAMPLES}
     assert places == {"local", "slurm", "torque"}

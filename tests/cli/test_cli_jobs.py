@@ -120,6 +120,12 @@ def test_a_site_where_nothing_runs_says_how_to_begin(run, site_file):
     assert "no ingest runs here: start one with `prepipe ingest`" in answer.stdout
 
 
+def test_an_exposure_that_the_cluster_does_not_know_is_told(run, site):
+    answer = run("jobs", 7, "--config", site)
+    assert (answer.exit_code, answer.stdout) == (1, "")
+    assert "no such exposure: 7" in answer.stderr
+
+
 def stages(journal: Journal) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     for row in journal.rows():
@@ -138,7 +144,9 @@ def test_cancel_takes_what_waits_out_of_the_queue_and_release_brings_it_back(
     go(site)
     wait_until(lambda: stages(journal)[NEW] == {"calibrated"})
     assert stages(journal)[OLD] == {"quarantined"}
-    assert "prepipe release" in journal.row(CcdKey("decam", OLD, 25)).reason
+    row = journal.row(CcdKey("decam", OLD, 25))
+    assert "prepipe release" in row.reason
+    assert row.tries == 0
     assert run("release", OLD, "--config", site).exit_code == 0
     wait_until(lambda: stages(journal)[OLD] == {"calibrated"})
 
@@ -187,6 +195,6 @@ def test_a_drain_that_is_waited_for_ends_with_the_last_ccd_under_way_and_begins_
 
 def test_a_drain_without_an_ingest_has_nothing_to_wait_for_and_holds(run, site, journal):
     answer = run("drain", "--wait", "--config", site)
-    assert answer.stdout == "draining: 0 CCDs are with the workers, no other is begun\n"
+    assert answer.stdout == "draining: 0 CCDs with the workers, no other is begun\n"
     shown = told(run, site)
     assert (shown["draining"], shown["ingest"]) == (True, False)

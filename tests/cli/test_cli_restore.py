@@ -161,7 +161,7 @@ def test_what_is_not_archived_yet_is_named_and_no_file_appears(run, site, tmp_pa
     assert answer.exit_code == 1
     told = json.loads(answer.stdout)
     assert told["files"] == []
-    assert "not in the archive yet" in told["failed"]["exposure 941420 CCD 31"]
+    assert "1 of 2 CCDs (31) are not in the archive yet" in told["failed"]["exposure 941420"]
 
 
 def test_an_exposure_or_night_that_never_came_is_named(run, site, tmp_path):
@@ -270,7 +270,8 @@ def test_an_original_of_before_the_raw_file_was_rewritten_is_none_of_what_was_se
             shutil.rmtree(tmp_path / "out", ignore_errors=True)
             assert run(*words).exit_code == 0
         else:
-            assert "CCD 25: CCD 25 of exposure 941420 was sent with a loss" in run(*words).stderr
+            (line,) = run(*words).stderr.splitlines()[:-1]
+            assert line.startswith("failed: exposure 941420: the originals of 2 of 2 CCDs (25, 31)")
     assert (tmp_path / "out" / there.name.lower()).read_bytes() == there.read_bytes()
 
 
@@ -279,7 +280,9 @@ def test_what_lies_in_the_archive_and_lost_something_is_no_original(run, site, t
     shutil.copy(base(site, 25), landing(site) / "archive")
     answer = run("restore", 941420, "--config", site, "--out", tmp_path / "out", *how)
     assert answer.exit_code == 1
-    assert "CCD 25 of exposure 941420 was sent with a loss" in answer.stderr
+    lost = "exposure 941420: the originals of 1 of 2 CCDs (25) are not in the archive yet"
+    assert lost in answer.stderr
+    assert "restored" not in answer.stderr
     assert not list((tmp_path / "out").glob("*25.packet"))
 
 

@@ -117,7 +117,7 @@ def test_status_tells_what_crossed_in_a_night_and_how_fast(
     assert night["bytes"] == 10_000_000
     assert night["mbit_s"] == pytest.approx(20.0, rel=0.1)
     shown = run("status", "--config", site_file).stdout
-    assert re.search(r"ut200306: 1 exposures sent, 10\.0 MB in \d\.\d s, \d+\.\d Mbit/s", shown)
+    assert re.search(r"ut200306: 1 exposure sent, 10\.0 MB in \d\.\d s, \d+\.\d Mbit/s", shown)
 
 
 def test_status_tells_the_preset_in_use_and_those_before_it(
@@ -196,7 +196,7 @@ def test_what_is_watched_begins_with_time_ends_totals_and_failures(
     heading, summary = shown.splitlines()[:2]
     assert "UTC" in heading
     assert "push runs, ingest does not run" in heading
-    assert "1 exposures; CCDs: 1 found, 1 quarantined" in summary
+    assert "1 exposure; CCDs: 1 found, 1 quarantined" in summary
     assert shown.index("CCD 25 is all zero") < shown.index("latency s")
 
 
@@ -402,7 +402,7 @@ def test_what_earlier_nights_left_in_quarantine_is_not_passed_over_in_silence(
     (newer, _) = cluster.add_exposure(later(exposure, 1), ccds, stage=Stage.LANDED)
     cluster.fail(newer, Stage.CALIBRATED, "two stars only")
     shown = run("status", "--config", site_file).stdout
-    assert "1 CCDs of other nights in quarantine (--all)" in shown
+    assert "1 CCD of other nights in quarantine (--all)" in shown
     assert "three stars only" not in shown
 
 

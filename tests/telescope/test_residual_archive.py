@@ -88,7 +88,7 @@ def test_a_real_raw_file_is_put_together_again_byte_for_byte(
     assert (report.waiting, report.failures) == (0, [])
     (exposure,) = exposures_landed(telescope.landing)
     packets, missing = original_packets(exposure)
-    assert missing == {}
+    assert missing == ()
     restored = restore_file(packets.values(), [telescope.landing], telescope.root / "out")
     content, found = real_raw.read_bytes(), restored.path.read_bytes()
     carried = [span for span in scan_fits(real_raw) if span.index not in restored.gaps]

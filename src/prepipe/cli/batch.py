@@ -10,7 +10,13 @@ from pathlib import Path
 from prepipe.cli.checks import CLUSTER, Check, State
 from prepipe.config import Site
 
-__all__ = ["batch_checks", "check_guard", "check_scheduler", "check_seen_by_nodes"]
+__all__ = [
+    "batch_checks",
+    "check_guard",
+    "check_scheduler",
+    "check_seen_by_nodes",
+    "check_walltime",
+]
 
 _COMMANDS = {
     "slurm": ("sbatch", "squeue", "scancel"),
@@ -35,6 +41,7 @@ def batch_checks(site: Site, ends: Sequence[str]) -> list[Callable[[], Check]]:
         lambda: check_scheduler(site.compute.place),
         check_guard,
         lambda: check_seen_by_nodes(site),
+        lambda: check_walltime(site),
     ]
 
 
@@ -69,3 +76,13 @@ def check_seen_by_nodes(site: Site) -> Check:
         found = f"{', '.join(own)} below this host's own /tmp"
         return Check("shared disk", State.WARNING, found, "put them where nodes see them")
     return Check("shared disk", State.OK, "work, products and landing are not in /tmp")
+
+
+def check_walltime(site: Site) -> Check:
+    """Whether a job lasts long enough to hand over while its last CCDs may take their time."""
+    walltime_s, limit_s = 60.0 * site.compute.walltime_min, site.cluster.time_limit_s
+    found = f"{site.compute.walltime_min} min, a CCD may take {limit_s:.0f} s"
+    if walltime_s < 2.0 * limit_s:
+        remedy = "a job's end may come first: lengthen it, or shorten cluster.time_limit_s"
+        return Check("compute.walltime_min", State.WARNING, found, remedy)
+    return Check("compute.walltime_min", State.OK, found)

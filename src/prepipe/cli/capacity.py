@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from prepipe.cli.checks import CLUSTER, TELESCOPE, Check, State
+from prepipe.cli.output import counted
 from prepipe.config import Site
 
 __all__ = ["capacity_checks", "check_packing", "check_shared_cores"]
@@ -44,7 +45,7 @@ def check_packing(site: Site) -> Check:
     seconds = needed_s / min(site.pack.workers, cores)
     found = (
         f"{ccds} CCDs take about {seconds:.0f} s to pack with {site.pack.codec}, "
-        f"{site.pack.workers} workers and {cores} cores"
+        f"{counted(site.pack.workers, 'worker')} and {counted(cores, 'core')}"
     )
     if seconds <= CADENCE_S:
         return Check("packing power", State.OK, found)
@@ -61,7 +62,10 @@ def check_shared_cores(site: Site) -> Check:
     """Whether both ends on one machine leave each other room."""
     cores = len(os.sched_getaffinity(0))
     packing, calibrating = site.pack.workers, site.cluster.workers
-    found = f"{packing} workers of push and {calibrating} of ingest on {cores} cores"
+    found = (
+        f"{counted(packing, 'worker')} of push and {calibrating} of ingest on "
+        f"{counted(cores, 'core')}"
+    )
     if packing + calibrating <= cores:
         return Check("both ends here", State.OK, found)
     remedy = f"they slow each other: let pack.workers and cluster.workers add up to {cores}"

@@ -19,7 +19,7 @@ from threading import Thread
 import psutil
 
 from prepipe import __version__, config
-from prepipe.cli.output import printable
+from prepipe.cli.output import counted, printable
 from prepipe.config import Site
 from prepipe.errors import LinkError, PrepipeError
 from prepipe.link.base import Link
@@ -349,7 +349,8 @@ def check_workers(name: str, workers: int) -> Check:
     """Whether cores and memory suffice for the workers."""
     cores = len(os.sched_getaffinity(0))
     memory_gb = psutil.virtual_memory().available / 1e9
-    found = f"{workers} workers, {cores} cores, {memory_gb:.1f} GB free"
+    power = f"{counted(workers, 'worker')}, {counted(cores, 'core')}"
+    found = f"{power}, {memory_gb:.1f} GB free"
     if workers > cores:
         return Check(name, State.WARNING, found, f"set {name} to {cores} or fewer")
     if workers * WORKER_GB > memory_gb:
@@ -465,6 +466,9 @@ def check_reference(site: Site) -> Check:
     if path is None:
         remedy = "set calibration.reference to a star catalogue (ra, dec, magnitude)"
         return Check("reference stars", State.FAILURE, "none is set", remedy)
+    if not path.exists():
+        remedy = "look at calibration.reference; `prepipe refcat build` makes a large one"
+        return Check("reference stars", State.FAILURE, f"{path} does not exist", remedy)
     try:
         stars = load_reference(path, columns=site.calibration.columns)
     except PrepipeError as error:

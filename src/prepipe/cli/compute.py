@@ -14,7 +14,7 @@ import typer
 
 from prepipe.cli.app import add_command
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
-from prepipe.cli.output import Failures, print_json, printable
+from prepipe.cli.output import Failures, counted, print_json, printable
 from prepipe.cli.signals import ended_by_signals
 from prepipe.errors import TransientError
 
@@ -119,7 +119,7 @@ def _tell(text: str) -> None:
 def _show_script(site: Site, *, as_json: bool) -> None:
     if site.compute.place == "local":
         script, command = "", ""
-        text = f"nothing is submitted: {site.cluster.workers} workers run on this machine"
+        text = f"nothing is submitted: {counted(site.cluster.workers, 'worker')} on this machine"
     else:
         from prepipe.compute import DIRECTORY
         from prepipe.compute.batch import RUNS

@@ -9,7 +9,7 @@ import typer
 
 from prepipe.cli.app import FAILED, add_command
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_site
-from prepipe.cli.output import console, plain, print_json
+from prepipe.cli.output import console, counted, plain, print_json
 from prepipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _line(check: Check) -> Text:
 
 def _verdict(done: list[Check]) -> str:
     counts = {state: sum(check.state == state for check in done) for state in STYLES}
-    told = ", ".join(f"{counts[state]} {state}s" for state in ("failure", "warning"))
+    told = ", ".join(counted(counts[state], state) for state in ("failure", "warning"))
     return f"not ready: {told}" if counts["failure"] else f"ready: {told}"
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prepipe.cli.app import add_command
+from prepipe.cli.app import FAILED, add_command
 from prepipe.cli.journals import INGEST_LOCK, open_journals
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
-from prepipe.cli.output import Failures, print_json, print_table, printable
+from prepipe.cli.output import Failures, counted, print_json, print_table, printable
 from prepipe.errors import ConfigError
 from prepipe.model import Stage
 
@@ -60,7 +60,10 @@ def jobs(
     config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
-    """Show what runs where: jobs of the batch system, CCDs with workers, and the queue."""
+    """Show what runs where: jobs of the batch system, CCDs with workers, and the queue.
+
+    An exposure that the cluster does not know is told, with exit code 1.
+    """
     from prepipe.cluster.board import Board
     from prepipe.files import is_in_use
 
@@ -71,6 +74,9 @@ def jobs(
     with open_journals(site, read_only=True) as journals:
         journal = journals.cluster
         rows = journal.rows(Stage.LANDED, whole=False) if journal is not None else []
+        unknown = exposure is not None and not (
+            journal is not None and journal.rows(exposure=exposure, whole=False)
+        )
     running = _running(board, shown, rows)
     busy = {(one.exposure, one.ccd) for one in running}
     waiting = _queue(row for row in rows if (row.key.exposure, row.key.ccd) not in busy)
@@ -94,8 +100,11 @@ def jobs(
     }
     if as_json:
         print_json(told)
-    else:
+    elif not unknown:
         _show(site, shown, running, waiting, alive=alive, draining=board.draining)
+    if unknown:
+        typer.echo(f"no such exposure: {exposure}; `prepipe status` shows those known", err=True)
+        raise typer.Exit(FAILED)
 
 
 def _running(board: Board, shown: Shown | None, rows: Iterable[CcdRow]) -> list[_Running]:
@@ -163,7 +172,8 @@ def _show(
             title=_of("waiting, next first", len(waiting)),
         )
     count = sum(one.ccds for one in waiting)
-    typer.echo(f"{len(running)} CCDs with the workers, {count} wait")
+    wait = "waits" if count == 1 else "wait"
+    typer.echo(f"{counted(len(running), 'CCD')} with the workers, {count} {wait}")
     if shown is not None and shown.trouble:
         typer.echo(f"trouble: {printable(shown.trouble)}")
     if draining:
@@ -231,7 +241,9 @@ def cancel(
 def _taken_out(journal: Journal, keys: Iterable[CcdKey]) -> list[CcdKey]:
     """Those that were still waiting."""
     return [
-        key for key in keys if journal.fail(key, Stage.CALIBRATED, CANCELLED, only_at=Stage.LANDED)
+        key
+        for key in keys
+        if journal.fail(key, Stage.CALIBRATED, CANCELLED, only_at=Stage.LANDED, counts_as_try=False)
     ]
 
 
@@ -261,7 +273,7 @@ def drain(
     elif resume:
         typer.echo("CCDs are begun again")
     else:
-        typer.echo(f"draining: {left} CCDs are with the workers, no other is begun")
+        typer.echo(f"draining: {counted(left, 'CCD')} with the workers, no other is begun")
 
 
 def _left(site: Site, board: Board) -> tuple[int, bool]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Failures",
     "console",
+    "counted",
     "make_table",
     "number",
     "plain",
@@ -70,6 +71,11 @@ def number(value: float | None, digits: int = 2, unit: str = "") -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.{digits}f}{unit}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 night``, ``2 nights``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -61,7 +61,7 @@ def restore(
     failures = Failures()
     chosen = _chosen(exposures_landed(where), exposures or [], of_night, failures)
     told: list[dict[str, Any]] = []
-    with progress("restored", len(chosen)) as advance:
+    with progress("exposures", len(chosen)) as advance:
         for exposure in chosen:
             try:
                 work = _write_packets if packets else _write_file
@@ -102,9 +102,8 @@ def _write_file(
     from prepipe.cluster.originals import original_packets, restore_file
 
     there, missing = original_packets(exposure)
-    for ccd, why in missing.items():
-        failures.add(f"exposure {exposure.number} CCD {ccd}", why)
     if missing:
+        _add_missing(exposure, missing, failures)
         return []
     made = restore_file(there.values(), places, out)
     return [
@@ -125,8 +124,8 @@ def _write_packets(
     from prepipe.codec.packet import repack, write_packet
 
     there, missing = original_packets(exposure)
-    for ccd, why in missing.items():
-        failures.add(f"exposure {exposure.number} CCD {ccd}", why)
+    if missing:
+        _add_missing(exposure, missing, failures)
     told = []
     for ccd, path in there.items():
         try:
@@ -138,6 +137,14 @@ def _write_packets(
         else:
             told.append({"exposure": exposure.number, "file": written, "ccds": (ccd,)})
     return told
+
+
+def _add_missing(exposure: Landed, ccds: tuple[int, ...], failures: Failures) -> None:
+    failures.add(
+        f"exposure {exposure.number}",
+        f"the originals of {len(ccds)} of {len(exposure.ccds)} CCDs ({_listed(ccds)}) are not in "
+        "the archive yet: they were sent with a loss; run `prepipe archive` at the telescope",
+    )
 
 
 def _report(told: list[dict[str, Any]], failures: Failures, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from prepipe.cli.journals import INGEST_LOCK, PUSH_LOCK, journal_of
 from prepipe.cli.link import watched
 from prepipe.cli.live import Display
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, number_list, read_site
-from prepipe.cli.output import Failures, print_json, print_table
+from prepipe.cli.output import Failures, counted, print_json, print_table
 from prepipe.cli.signals import stop_on_signals
 from prepipe.errors import ConfigError
 from prepipe.files import is_in_use
@@ -171,7 +171,7 @@ def _plan(site: Site, *, as_json: bool) -> None:
             for place, ccd in enumerate(plan.ccds, start=1)
         ]
         print_table((">order", ">exposure", "field", ">CCD", "now"), rows)
-        typer.echo(f"{len(rows)} CCDs would be sent, {plan.left_waiting} left waiting")
+        typer.echo(f"{counted(len(rows), 'CCD')} would be sent, {plan.left_waiting} left waiting")
     failures.finish()
 
 
@@ -216,11 +216,11 @@ def _ingests(site: Site) -> str:
     """What an ingest watches, and why it may be silent at first."""
     compute = site.compute
     workers = (
-        f"{site.cluster.workers} workers get ready (on a new machine they compile first: about "
-        "a minute)"
+        f"{counted(site.cluster.workers, 'worker')} on this machine (a new one compiles first: "
+        "about a minute)"
         if compute.place == "local"
-        else f"up to {compute.jobs} jobs of {compute.at_once} CCDs are asked for from "
-        f"{compute.place} (`prepipe jobs` shows them)"
+        else f"up to {counted(compute.jobs, 'job')} of {counted(compute.at_once, 'CCD')} may be "
+        f"asked for from {compute.place} (`prepipe jobs` shows them)"
     )
     return f"watching {site.cluster.landing}, products go to {site.cluster.products}; {workers}"
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_TO_SET = "set telescope.raw, link and calibration.reference, then see `prepipe doctor`"
+
 
 def init(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = DEFAULT_CONFIG,
@@ -51,9 +53,13 @@ def init(
         text = commented_toml(site, () if every else _idle_tables(site))
     with atomic_write(out) as stream:
         stream.write(text.encode())
-    typer.echo(
-        f"wrote {out}: set telescope.raw, link and calibration.reference, then see `prepipe doctor`"
-    )
+    typer.echo(f"wrote {out}: {_advice(text) if like is not None else _TO_SET}")
+
+
+def _advice(example: str) -> str:
+    """What to do with a commented file, which may be for the cluster alone."""
+    doctor = "prepipe doctor" if "\n[telescope]" in example else "prepipe doctor --only cluster"
+    return f"put in what is your site's, paths and catalogue first, then see `{doctor}`"
 
 
 def _example(name: str) -> str:

@@ -13,7 +13,7 @@ import typer
 from prepipe.cli.app import FAILED, add_command
 from prepipe.cli.journals import INGEST_LOCK, PUSH_LOCK, Journals, open_journals
 from prepipe.cli.options import DEFAULT_CONFIG, Config, Json, read_night, read_site
-from prepipe.cli.output import console, make_table, number, print_json, printable
+from prepipe.cli.output import console, counted, make_table, number, print_json, printable
 from prepipe.errors import ConfigError
 from prepipe.files import is_in_use
 
@@ -133,7 +133,8 @@ def _show_nights(journals: Journals, *, as_json: bool) -> None:
     ]
     ends = [f"at the {end}" for end in counts]
     table = make_table(("=night", "began", ">exposures", *ends, "grades"), rows)
-    console().print(Group(table, f"{len(rows)} nights; `prepipe status --night NIGHT` for one"))
+    nights = counted(len(rows), "night")
+    console().print(Group(table, f"{nights}; `prepipe status --night NIGHT` for one"))
 
 
 def _by_night(
@@ -394,7 +395,7 @@ def _spread(spread: Spread | None) -> tuple[str, str]:
 
 def _summary(found: NightStatus) -> str:
     of = f"{found.night.ut_name}: " if found.night else ""
-    line = f"{of}{len(found.exposures)} exposures; CCDs: {_counts(found.totals)}"
+    line = f"{of}{counted(len(found.exposures), 'exposure')}; CCDs: {_counts(found.totals)}"
     if found.latency:
         line += (
             f"; found to calibrated: median {found.latency.p50:.1f} s, "
@@ -406,13 +407,14 @@ def _summary(found: NightStatus) -> str:
         line += f"; packed by {next(iter(found.presets))}"
         line += f" now, so far {_counts(found.presets)}" if len(found.presets) > 1 else ""
     if found.quarantined_elsewhere:
-        line += f"; {found.quarantined_elsewhere} CCDs of other nights in quarantine (--all)"
+        elsewhere = counted(found.quarantined_elsewhere, "CCD")
+        line += f"; {elsewhere} of other nights in quarantine (--all)"
     return "\n".join([line, *map(_traffic, found.traffic), *map(_checked, found.checks)])
 
 
 def _checked(night: NightChecks) -> str:
     """What packing cost, in one line a codec."""
-    packets = f"{night.packets} packet{'s' if night.packets > 1 else ''}"
+    packets = counted(night.packets, "packet")
     return (
         f"{night.night.ut_name}: {packets} checked, {night.label}: {number(night.ratio, 1)}:1, "
         f"fluxes scatter by {number(night.scatter)} of their noise, faint transients found "
@@ -422,8 +424,8 @@ def _checked(night: NightChecks) -> str:
 
 def _traffic(night: NightTraffic) -> str:
     return (
-        f"{night.night.ut_name}: {night.exposures} exposures sent, {night.bytes / 1e6:.1f} MB in "
-        f"{night.seconds:.1f} s, {night.mbit_s:.1f} Mbit/s"
+        f"{night.night.ut_name}: {counted(night.exposures, 'exposure')} sent, "
+        f"{night.bytes / 1e6:.1f} MB in {night.seconds:.1f} s, {night.mbit_s:.1f} Mbit/s"
     )
 
 

@@ -115,8 +115,8 @@ def exposures_landed(landing: Path) -> list[Landed]:
     return [found[key] for key in sorted(found)]
 
 
-def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]:
-    """The packet that brings the original of each CCD; of the others, why there is none.
+def original_packets(exposure: Landed) -> tuple[dict[int, Path], tuple[int, ...]]:
+    """The packet that brings the original of each CCD, and CCDs that were sent with a loss alone.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]
         If a packet is damaged.
     """
     there: dict[int, Path] = {}
-    missing: dict[int, str] = {}
+    missing = []
     for ccd in exposure.ccds:
         sent = exposure.sent.get(ccd)
         if sent is not None and _is_original(read_header(sent)):
@@ -132,11 +132,8 @@ def original_packets(exposure: Landed) -> tuple[dict[int, Path], dict[int, str]]
         elif ccd in exposure.archived and _brings_original(exposure.archived[ccd], sent):
             there[ccd] = exposure.archived[ccd]
         else:
-            missing[ccd] = (
-                f"CCD {ccd} of exposure {exposure.number} was sent with a loss, and its original "
-                "is not in the archive yet; run `prepipe archive` at the telescope"
-            )
-    return there, missing
+            missing.append(ccd)
+    return there, tuple(missing)
 
 
 def _brings_original(archived: Path, sent: Path | None) -> bool:

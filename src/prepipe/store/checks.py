@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select
 from prepipe.model import Night
 from prepipe.store import tables
 
-__all__ = ["CheckRow", "NightChecks", "checks_of", "night_checks", "note_check"]
+__all__ = ["CheckRow", "NightChecks", "checks_of", "codec_label", "night_checks", "note_check"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,18 @@ class CheckRow:
     @property
     def label(self) -> str:
         """Codec and what it was told, in one word."""
-        told = ",".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"{self.codec}:{told}" if told else self.codec
+        return codec_label(self.codec, self.parameters)
+
+
+def codec_label(codec: str, parameters: Mapping[str, object]) -> str:
+    """A codec and what it is told, in one word, as `--codec` takes it."""
+    told = ",".join(f"{name}={_text(value)}" for name, value in parameters.items())
+    return f"{codec}:{told}" if told else codec
+
+
+def _text(value: object) -> str:
+    """As settings spell it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

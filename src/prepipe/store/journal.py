@@ -464,6 +464,7 @@ class Journal:
         traceback: str = "",
         limit: int = 1,
         only_at: Stage | None = None,
+        counts_as_try: bool = True,
     ) -> bool:
         """Note that the work towards `stage` failed.
 
@@ -473,6 +474,8 @@ class Journal:
             With this many failures the CCD is quarantined.
         only_at : Stage, optional
             Nothing is noted of a CCD that is at another stage by now.
+        counts_as_try : bool
+            Whether it was tried at all: what a person takes out of the queue was not.
 
         Returns
         -------
@@ -486,8 +489,8 @@ class Journal:
             ).one()
             if only_at is not None and known.stage != only_at:
                 return False
-            tries = known.tries + 1
-            quarantined = bool(tries >= limit)
+            quarantined = bool(known.tries + 1 >= limit)
+            tries = known.tries + counts_as_try
             values: dict[str, Any] = {"tries": tries, "reason": reason, "traceback": traceback}
             if quarantined and known.stage != Stage.QUARANTINED:
                 values |= {"stage": Stage.QUARANTINED.value, "failed_stage": known.stage}

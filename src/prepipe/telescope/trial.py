@@ -25,6 +25,7 @@ from prepipe.quality.fidelity import (
 from prepipe.quality.fidelity_figures import Fidelity
 from prepipe.quality.injection import Transients, inject, place_transients
 from prepipe.quality.scene import Scene, flatten, see
+from prepipe.store.checks import codec_label
 from prepipe.telescope.intake import ccd_spans, read_exposure
 
 __all__ = ["Setting", "Subject", "Trial", "choose_ccd", "read_subject", "try_codec"]
@@ -65,8 +66,7 @@ class Setting:
     @property
     def label(self) -> str:
         """As `parse` reads it."""
-        told = ",".join(f"{key}={_text(value)}" for key, value in self.parameters.items())
-        return f"{self.codec}:{told}" if told else self.codec
+        return codec_label(self.codec, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,3 @@ def _value(text: str) -> object:
         except ValueError:
             continue
     return text
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
