@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prepipe.config import Calibration, Cluster, Site
 from prepipe.engines.choice import open_engine
 from prepipe.engines.detector.masters import gather, make_master
 from prepipe.engines.raw import list_ccds, read_ccd
+from prepipe.errors import InputError
 from prepipe.model import Kind, Stage
 from prepipe.simulate import Settings, simulate_exposure
 from prepipe.store import Journal
@@ -78,7 +80,8 @@ def _night(directory: Path, site: Site, ccds: int) -> list[Path]:
             for index in range(2)
         ]
         for group in gather(frames, camera)[0]:
-            make_master(group, site.cluster.calibrations, camera)
+            with suppress(InputError):  # a dead CCD has none
+                make_master(group, site.cluster.calibrations, camera)
     sky.star_field.write_reference(directory / "stars.fits")
     raw = simulate_exposure(sky, 0, directory / "raw")
     packed = []

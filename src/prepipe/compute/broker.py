@@ -219,11 +219,14 @@ class Broker:
                 self._failures, self._unborn, self._refused = 0, "", False
 
     def _end_those_on_hold(self, managers: dict[str, Any]) -> None:
-        """Cancel jobs given back that are still here: the scheduler was away, or has forgotten."""
+        """Cancel jobs given back that are still here: the scheduler was away, or has forgotten.
+
+        One that lost its last seconds may even begin a job anew that it had cancelled.
+        """
         held = [
             self._executor.blocks_to_job_id[block]
             for block, manager in managers.items()
-            if not manager["active"] and not manager["tasks"]
+            if block in self._ended or (not manager["active"] and not manager["tasks"])
         ]
         if held:
             self._executor.provider.cancel(held)
