@@ -37,6 +37,7 @@ _TAIL = 300
 _LONGEST_REFUSED_S = 60.0
 """A scheduler that takes no jobs may be restarting: it is asked again sooner than after a death."""
 
+_LAST_GIVEN_BACK = 8
 _ABOUT_BLOCK = re.compile(r"^Failed to start block \d+: ")
 _CARRY_OUT = "prepipe.compute.pilot.carry_out"
 
@@ -190,6 +191,8 @@ class Broker:
         except Exception as error:
             self._away = f"the batch system does not answer: {error}"
         else:
+            if self._away:
+                self._end_again()
             self._away = ""
         self._next_look = time.monotonic() + self._settings.poll_s
         return not self._away
@@ -218,15 +221,23 @@ class Broker:
             if self._refused:
                 self._failures, self._unborn, self._refused = 0, "", False
 
-    def _end_those_on_hold(self, managers: dict[str, Any]) -> None:
-        """Cancel jobs given back that are still here: the scheduler was away, or has forgotten.
+    def _end_again(self) -> None:
+        """Cancel the last jobs given back: a scheduler that died may have forgotten that they were.
 
-        One that lost its last seconds may even begin a job anew that it had cancelled.
+        It would begin them anew, and nobody would know of them.
         """
+        states = self._executor.status_facade
+        given_back = [block for block, told in states.items() if told.state is JobState.SCALED_IN]
+        ids = [self._executor.blocks_to_job_id[block] for block in given_back[-_LAST_GIVEN_BACK:]]
+        if ids:
+            self._executor.provider.cancel(ids)
+
+    def _end_those_on_hold(self, managers: dict[str, Any]) -> None:
+        """Cancel jobs given back that are still here: the scheduler was away, or has forgotten."""
         held = [
             self._executor.blocks_to_job_id[block]
             for block, manager in managers.items()
-            if block in self._ended or (not manager["active"] and not manager["tasks"])
+            if not manager["active"] and not manager["tasks"]
         ]
         if held:
             self._executor.provider.cancel(held)
