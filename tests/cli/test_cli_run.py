@@ -124,6 +124,7 @@ def test_a_wrong_method_is_wrong_use(run, site, words):
 
 
 def test_end_of_night_leaves_out_what_is_numbered_below(run, site):
+    (site.parent / "landing").mkdir()
     words = ("--method", "end-of-night", "--exp-min", 941421)
     told = json.loads(run("push", "--config", site, "--once", "--json", *words).stdout)
     assert (told["sent"], told["waiting"]) == (0, 2)
