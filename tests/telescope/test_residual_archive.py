@@ -227,7 +227,8 @@ def test_killed_at_any_moment_and_started_again_all_originals_are_there(
     assert archived(telescope) == packet_names(numbers)
     assert_originals(raws, telescope.landing)
     assert set(log.read_text().split()) == packet_names(numbers)
-    assert len(log.read_text().split()) == len(CCDS) * len(numbers), "what had arrived was not sent again"
+    sent = log.read_text().split()
+    assert len(sent) == len(CCDS) * len(numbers), "what had arrived was not sent again"
     journal = Journal(telescope.site.telescope.work / "journal.sqlite")
     assert journal.originals() == []
     assert all(row.archive_base == row.file_checksum for row in journal.rows())
