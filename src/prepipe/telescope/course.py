@@ -126,7 +126,7 @@ class Course:
         if self._answer is None:
             self._is_old = False
         self._nothing_left = self._schedule.idle and len(ready) == len(waiting)
-        if self._asks_far_side and self._nothing_left:
+        if self._asks_far_side and self._nothing_left and not self._is_old:
             # it is not asked again and again when it lacks nothing
             self._next_question = self._clock() + LONGEST_WAIT_S
 
