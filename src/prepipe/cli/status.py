@@ -263,6 +263,7 @@ def _ccd_json(ccd: CcdStatus) -> dict[str, Any]:
 def exposure_table(found: NightStatus, *, newest: int | None = None) -> Table:
     """A row per exposure, newest first."""
     shown = found.exposures[:newest]
+    any_archived = found.originals.archived > 0
     rows = [
         (
             exposure.exposure.number,
@@ -274,14 +275,14 @@ def exposure_table(found: NightStatus, *, newest: int | None = None) -> Table:
             _counts(exposure.stages),
             _counts(exposure.grades),
             number(exposure.latency_s, 1),
-            *([_archived(exposure.originals)] if found.originals.archived else []),
+            *([_archived(exposure.originals)] if any_archived else []),
         )
         for exposure in shown
     ]
     columns = (
         *(">exposure", "=night", "field", "=band", "kind", ">CCDs", "stages", "grades"),
         ">latency s",
-        *([">archived"] if found.originals.archived else []),
+        *([">archived"] if any_archived else []),
     )
     return make_table(columns, rows)
 
