@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -91,30 +92,30 @@ def brokers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in family if "interchange" in child.name()]
 
 
-class BatchSystem:
+class BatchSystem(ABC):
     """What tests do to a batch system."""
 
     place: str
 
+    @abstractmethod
     def states(self) -> dict[str, str]:
         """Jobs that have not ended, each with ``"pending"`` or ``"running"``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def submitted(self) -> int:
         """How many jobs there have ever been."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cancel(self, *job_ids: str) -> None:
         """As an operator does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lose_controller(self) -> None:
         """What runs goes on, but nobody answers any more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def return_controller(self) -> None:
         """It answers again, and remembers."""
-        raise NotImplementedError
 
     def empty(self) -> None:
         """Cancel what is there, and wait until it is gone."""
@@ -184,7 +185,8 @@ class Slurm(BatchSystem):
 
     def lose_controller(self) -> None:
         pid = int((self._directory / "run" / "slurmctld.pid").read_text())
-        os.kill(pid, signal.SIGKILL)
+        # at SIGKILL it would forget what it did in its last seconds
+        os.kill(pid, signal.SIGTERM)
         assert wait_until(lambda: not psutil.pid_exists(pid))
 
     def return_controller(self) -> None:
@@ -213,15 +215,13 @@ class Slurm(BatchSystem):
         )
 
 
-class Torque(BatchSystem):
+class Torque(Slurm):
     """The same Slurm, through the commands of Torque that Debian has for it."""
 
     place = "torque"
 
     def __init__(self, slurm: Slurm) -> None:
-        self._slurm = slurm
-        for method in ("states", "submitted", "cancel", "lose_controller", "return_controller"):
-            setattr(self, method, getattr(slurm, method))
+        vars(self).update(vars(slurm))
 
 
 class PbsPro(BatchSystem):

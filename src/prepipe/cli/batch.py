@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prepipe.cli.checks import CLUSTER, Check, State
+from prepipe.compute.commands import COMMANDS
 from prepipe.config import Site
 
 __all__ = [
@@ -18,11 +19,6 @@ __all__ = [
     "check_walltime",
 ]
 
-_COMMANDS = {
-    "slurm": ("sbatch", "squeue", "scancel"),
-    "torque": ("qsub", "qstat", "qdel"),
-    "pbspro": ("qsub", "qstat", "qdel"),
-}
 _OWN_DISKS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 
 
@@ -47,11 +43,11 @@ def batch_checks(site: Site, ends: Sequence[str]) -> list[Callable[[], Check]]:
 
 def check_scheduler(place: str) -> Check:
     """Whether jobs can be submitted from here."""
-    missing = [name for name in _COMMANDS[place] if shutil.which(name) is None]
+    missing = [name for name in COMMANDS[place] if shutil.which(name) is None]
     if missing:
         remedy = "run ingest on a host where jobs are submitted, or load the scheduler's module"
         return Check("compute.place", State.FAILURE, f"{place}: no {', '.join(missing)}", remedy)
-    found = f"{place}: {', '.join(_COMMANDS[place])}"
+    found = f"{place}: {', '.join(COMMANDS[place])}"
     return Check("compute.place", State.OK, f"{found}; `prepipe compute test` tries a job")
 
 

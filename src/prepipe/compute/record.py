@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from prepipe.compute.commands import COMMANDS
 from prepipe.errors import StorageError
 from prepipe.files import atomic_write
 
 __all__ = ["JobRecord"]
 
-_CANCEL = {"slurm": "scancel", "torque": "qdel", "pbspro": "qdel"}
 _PATIENCE_S = 30.0
 _GONE = re.compile("unknown job|invalid job|has finished|already complet", re.IGNORECASE)
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\[\]-]*")
@@ -32,7 +32,7 @@ class JobRecord:
 
     def __init__(self, path: Path, place: str) -> None:
         self._path = path
-        self._cancel = _CANCEL[place]
+        self._cancel = COMMANDS[place].cancel
         self._changing = Lock()
         self._ids = _read(path)
 

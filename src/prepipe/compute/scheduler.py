@@ -20,18 +20,12 @@ from parsl.launchers import SimpleLauncher
 from parsl.providers import PBSProProvider, SlurmProvider, TorqueProvider
 
 from prepipe.compute import pool
+from prepipe.compute.commands import COMMANDS
 from prepipe.compute.record import JobRecord
 from prepipe.config import Compute
 from prepipe.errors import ConfigError, TransientError
 
-__all__ = ["COMMANDS", "make_executor", "make_provider", "script_of", "why_pending"]
-
-COMMANDS = {
-    "slurm": ("sbatch", "squeue", "scancel"),
-    "torque": ("qsub", "qstat", "qdel"),
-    "pbspro": ("qsub", "qstat", "qdel"),
-}
-"""What each batch system must offer on this host."""
+__all__ = ["make_executor", "make_provider", "script_of", "why_pending"]
 
 HEARTBEAT_S = 3
 LOST_AFTER_S = 12
@@ -298,7 +292,7 @@ def _watched(provider: type[Any], settings: Compute, record: JobRecord | None) -
     Parsl's own take every job for ended when a look at them fails, or look for ever for one that
     the scheduler has forgotten.
     """
-    look, take = COMMANDS[settings.place][1], COMMANDS[settings.place][0]
+    take, look, _ = COMMANDS[settings.place]
     said_in: dict[str, str] = {}
 
     def submit(self: Any, command: str, tasks_per_node: int, _name: str = "") -> Any:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from prepipe import __version__
 from prepipe.compute.base import NOT_GRANTED, UNBORN, Compute, Job
 from prepipe.compute.scratch import scratch_directory, scratch_root
 from prepipe.errors import PrepipeError, TransientError
@@ -107,8 +108,6 @@ class Trial:
 
 def look_around(order: Look) -> Seen:
     """What the worker that runs this sees around it."""
-    from prepipe import __version__  # noqa: PLC0415
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Seen(
         node=os.uname().nodename,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
 
 from prepipe.config import Site
@@ -12,6 +11,7 @@ from prepipe.errors import ConfigError
 __all__ = ["open_engine"]
 
 _MODULES = {
+    "builtin": "prepipe.engines.builtin.engine",
     "photpipe": "prepipe.engines.photpipe.engine",
     "hscpipe": "prepipe.engines.stack.hscpipe",
     "lsst": "prepipe.engines.stack.lsst",
@@ -31,20 +31,11 @@ def open_engine(site: Site) -> Engine:
         If it is one of the site's own and cannot be loaded.
     """
     name = site.calibration.engine
-    if name == "builtin":
-        return _builtin(site)
     if ":" in name:
         return _own(name)
     module = import_module(_MODULES[name])
     engine: Engine = module.engine(site)
     return engine
-
-
-def _builtin(site: Site) -> Engine:
-    from prepipe.engines.builtin.reduce import carry_out  # noqa: PLC0415
-    from prepipe.engines.builtin.warm_up import warm_up  # noqa: PLC0415
-
-    return Engine("builtin", carry_out, partial(warm_up, site.calibration.photometry))
 
 
 def _own(name: str) -> Engine:

@@ -42,6 +42,7 @@ def make_or_revise(engine: Engine, what: str) -> None:
             VERSION.create(connection)
             connection.execute(VERSION.insert().values(version_num=HEAD))
         elif found != HEAD:
+            # alembic is slow to load, and hardly ever needed
             from prepipe.store.migrate import upgrade  # noqa: PLC0415
 
             _require_known(found, what)
