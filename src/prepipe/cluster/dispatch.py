@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -262,7 +262,6 @@ class Dispatcher:
         free_bytes = self._free_bytes()
         most = self._site.cluster.under_way
         room = may_begin(self._compute.slots, len(self._flying), free_bytes, most)
-        allowed = self._pace.allowed(time.monotonic())
         if not room and self._flying:
             return
         if self._obstacles:
@@ -270,9 +269,17 @@ class Dispatcher:
             if self._flying or time.monotonic() < self._next_probe:
                 return
             room = min(room, 1)
+        allowed = self._pace.allowed(time.monotonic())
+        waiting = yield from self._hand_over(room if allowed is None else min(room, allowed))
+        if waiting and not room and not self._flying and not self._obstacles:
+            raise StorageError(
+                f"{self._site.cluster.products}: only {free_bytes >> 20} MiB are free, so that no "
+                f"CCD is begun and {waiting} wait; free some space, then it goes on by itself"
+            )
+
+    def _hand_over(self, room: int) -> Generator[Event, None, int]:
+        """Send the newest CCDs to the workers, as many as there is room; how many others wait."""
         waiting = 0
-        full = not room
-        room = room if allowed is None else min(room, allowed)
         now = time.monotonic()
         self._rest_until = {key: end for key, end in self._rest_until.items() if end > now}
         looked_at = room + len(self._flying) + len(self._rest_until) + LOOK_AHEAD
@@ -291,11 +298,7 @@ class Dispatcher:
                 yield self._send(row)
             else:
                 waiting += 1
-        if waiting and full and not self._flying and not self._obstacles:
-            raise StorageError(
-                f"{self._site.cluster.products}: only {free_bytes >> 20} MiB are free, so that no "
-                f"CCD is begun and {waiting} wait; free some space, then it goes on by itself"
-            )
+        return waiting
 
     def _send(self, row: CcdRow) -> Event:
         cluster, hints = self._site.cluster, self._hints.get(row.key, ())

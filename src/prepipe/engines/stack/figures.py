@@ -96,7 +96,6 @@ def finished(
     flags = exposure_flags(raw.exposure) + (() if made.matched else ("NO_WCS", "NO_MATCH"))
     image = made.image
     if image is None:
-        tries = _every_rung(order, tries)
         reduction = Reduction(raw.exposure.number, raw.ccd.number, flags=flags, wcs_tries=tries)
         return graded(order, raw, reduction)
     product = product_path(order.products, raw.exposure, raw.ccd.number)
@@ -109,7 +108,7 @@ def finished(
         offset_arcsec=None if shift is None else math.hypot(*shift),
         offset_east_arcsec=None if shift is None else shift[0],
         offset_north_arcsec=None if shift is None else shift[1],
-        wcs_tries=_every_rung(order, tries) if "NO_WCS" in (*flags, *odd) else tries,
+        wcs_tries=tries,
         product=str(product),
     )
     flags = tuple(dict.fromkeys((*flags, *odd, *_untold(reduction))))
@@ -117,13 +116,6 @@ def finished(
     kept = order.calibration.output.wcs == "sip"
     write_stack_image(product, image, {} if kept else wcs, _cards(outcome, engine))
     return outcome
-
-
-def _every_rung(order: Order, tries: tuple[WcsTry, ...]) -> tuple[WcsTry, ...]:
-    """The tries, and the rungs that were not tried: no rung of the ladder shall come for ever."""
-    rungs = {tried.rung for tried in tries}
-    left = dict.fromkeys(hint.rung for hint in order.hints if hint.rung not in rungs)
-    return tries + tuple(WcsTry(rung, False, False, ("PASSED_OVER",)) for rung in left)
 
 
 def _untold(reduction: Reduction) -> tuple[str, ...]:
