@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prepipe.cluster.board import Board, UnderWay
 from prepipe.cluster.events import Event, What
-from prepipe.cluster.rescue import second_tries, with_every_rung
+from prepipe.cluster.rescue import second_tries
 from prepipe.cluster.seeing import recent_seeing
 from prepipe.cluster.throttle import Pace, may_begin
 from prepipe.compute import Compute, worker_traceback
@@ -34,6 +34,7 @@ from prepipe.errors import (
 )
 from prepipe.files import storage_errors
 from prepipe.model import Kind, PointingHint, Stage
+from prepipe.quality.rescue import with_every_rung
 from prepipe.store import CcdKey, CcdRow, Journal
 
 __all__ = ["Dispatcher"]

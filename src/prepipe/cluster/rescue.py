@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
-from prepipe.model import PointingHint, Reduction, Stage, WcsTry
+from prepipe.model import PointingHint, Stage
 from prepipe.quality.rescue import EXPOSURES_AWAY, Pointing, can_be_helped, new_hints
 from prepipe.store import CcdKey, Journal, PointingRow
 
-__all__ = ["second_tries", "with_every_rung"]
+__all__ = ["second_tries"]
 
 
 def second_tries(
@@ -39,23 +38,6 @@ def second_tries(
     for row in rows:
         if can_be_helped(row.flags) and (hints := new_hints(_pointing(row), solved, row.rungs)):
             yield row, hints
-
-
-def with_every_rung(reduction: Reduction, hints: Iterable[PointingHint]) -> Reduction:
-    """A reduction without a WCS names all rungs: one that it leaves out would come for ever.
-
-    Parameters
-    ----------
-    reduction : Reduction
-    hints : iterable of PointingHint
-        What its engine was given.
-    """
-    if not can_be_helped(reduction.flags):
-        return reduction
-    known = {tried.rung for tried in reduction.wcs_tries}
-    left = dict.fromkeys(hint.rung for hint in hints if hint.rung not in known)
-    passed_over = (WcsTry(rung, False, False, ("PASSED_OVER",)) for rung in left)
-    return replace(reduction, wcs_tries=(*reduction.wcs_tries, *passed_over))
 
 
 def _pointing(row: PointingRow) -> Pointing:

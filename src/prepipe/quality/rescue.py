@@ -8,10 +8,10 @@ any CCD of it; each first with the usual limits, then with relaxed ones.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from prepipe.model import PointingHint
+from prepipe.model import PointingHint, Reduction, WcsTry
 
 __all__ = [
     "ANY_CCD",
@@ -23,6 +23,7 @@ __all__ = [
     "can_be_helped",
     "new_hints",
     "rescue_hints",
+    "with_every_rung",
 ]
 
 SAME_CCD, NEIGHBOURS = "same CCD, other exposures", "neighbouring CCDs"
@@ -124,3 +125,20 @@ def new_hints(
     hints = rescue_hints(failed, others)
     known = set(tried)
     return hints if any(hint.rung not in known for hint in hints) else ()
+
+
+def with_every_rung(reduction: Reduction, hints: Iterable[PointingHint]) -> Reduction:
+    """A reduction without a WCS names all rungs: one that it leaves out would come for ever.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    hints : iterable of PointingHint
+        What its engine was given.
+    """
+    if not can_be_helped(reduction.flags):
+        return reduction
+    known = {tried.rung for tried in reduction.wcs_tries}
+    left = dict.fromkeys(hint.rung for hint in hints if hint.rung not in known)
+    passed_over = (WcsTry(rung, False, False, ("PASSED_OVER",)) for rung in left)
+    return replace(reduction, wcs_tries=(*reduction.wcs_tries, *passed_over))

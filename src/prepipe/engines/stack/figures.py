@@ -23,6 +23,7 @@ from prepipe.engines.sanity import exposure_flags
 from prepipe.engines.stack.image import StackImage, write_stack_image
 from prepipe.errors import HeaderError
 from prepipe.model import Reduction, WcsTry
+from prepipe.quality.rescue import with_every_rung
 
 __all__ = ["NO_MATCH", "Attempt", "finished"]
 
@@ -97,7 +98,7 @@ def finished(
     image = made.image
     if image is None:
         reduction = Reduction(raw.exposure.number, raw.ccd.number, flags=flags, wcs_tries=tries)
-        return graded(order, raw, reduction)
+        return graded(order, raw, with_every_rung(reduction, order.hints))
     product = product_path(order.products, raw.exposure, raw.ccd.number)
     product = product.with_name(product.name.removesuffix(IMAGE) + ".fits")
     wcs, odd = _wcs(image)
@@ -112,7 +113,8 @@ def finished(
         product=str(product),
     )
     flags = tuple(dict.fromkeys((*flags, *odd, *_untold(reduction))))
-    outcome = graded(order, raw, replace(reduction, flags=flags))
+    reduction = with_every_rung(replace(reduction, flags=flags), order.hints)
+    outcome = graded(order, raw, reduction)
     kept = order.calibration.output.wcs == "sip"
     write_stack_image(product, image, {} if kept else wcs, _cards(outcome, engine))
     return outcome
